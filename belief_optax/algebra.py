@@ -1,0 +1,523 @@
+"""Lines of mathematics, and the one place that turns a list of them into a gradient transformation.
+
+An optimizer is a short list of named steps in the order in which its paper writes them. A `Line` is one of these
+steps: an immutable value that knows one equation on ONE array. `compose` makes a list of lines an
+`optax.GradientTransformationExtraArgs`. Trees, dtypes, None leaves, the step count, masks, storage and jit are known
+here and nowhere else.
+
+A step has three rhythms. Python numbers are folded on the host, in float64, when the step is traced; `Line.scalars`
+runs once per step; `Line.step` once per array.
+"""
+
+import dataclasses
+import functools
+import inspect
+import numbers
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple, dataclass_transform
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from belief_optax import arguments, formulas
+
+
+@dataclasses.dataclass(frozen=True)
+class Leaf:
+  """What is known about ONE array during one step, in compute dtype.
+
+  Attributes:
+    g: the gradient that the moments see.
+    u: the direction so far. It begins as the gradient; the last one is the update.
+    p: the parameter, or None.
+    slots: what is carried to the next step, by name.
+    mu_hat: the estimate of the gradient's mean. It begins as the mean that was carried here.
+    nu_hat: the estimate of its second (central) moment.
+  """
+
+  g: Any
+  u: Any
+  p: Any
+  slots: Mapping[str, Any]
+  mu_hat: Any = None
+  nu_hat: Any = None
+
+  def set(self, **changes: Any) -> 'Leaf':
+    return dataclasses.replace(self, **changes)
+
+  def keep(self, **slots: Any) -> 'Leaf':
+    """Replaces what is carried to the next step."""
+    return self.set(slots={**self.slots, **slots})
+
+  def mean(self, mu_hat: Any) -> 'Leaf':
+    """Replaces the estimate of the mean, which is the direction until a piece says more."""
+    return self.set(mu_hat=mu_hat, u=mu_hat)
+
+  def redirect(self, u: Any) -> 'Leaf':
+    """Replaces the direction. As long as the direction IS the gradient, the moments see the new one."""
+    return self.set(u=u, g=u if self.g is self.u else self.g)
+
+
+class Slot(NamedTuple):
+  """An array that a line carries from step to step, one per parameter.
+
+  Attributes:
+    name: its key in `State.slots`.
+    real: whether it is real where the parameter is complex.
+    dtype: the dtype in which it is kept; None for float32, or wider where the parameter is wider.
+    fill: its value before the first step.
+  """
+
+  name: str
+  real: bool = False
+  dtype: Any = None
+  fill: Any = 0.0
+
+  def init(self, p: Any) -> jax.Array:
+    dtype = jnp.promote_types(_dtype(p), jnp.float32)
+    if self.real:
+      dtype = jnp.finfo(dtype).dtype
+    if self.dtype is not None:
+      if jnp.issubdtype(dtype, jnp.complexfloating) and not jnp.issubdtype(self.dtype, jnp.complexfloating):
+        raise TypeError(f'{self.name} of a complex parameter cannot be kept as {self.dtype}.')
+      dtype = self.dtype
+    # *_like keeps the parameter's sharding and takes a ShapeDtypeStruct; each call is a buffer of its own (donation).
+    return jnp.full_like(p, self.fill, dtype=dtype)
+
+
+class State(NamedTuple):
+  """The state of a composition.
+
+  Attributes:
+    count: int32, the number of finished steps; it stops at 2^31 - 1.
+    slots: for each name (`mu`, `nu`, ...) a tree with the structure of the parameters.
+    ages: for each decay rate that is a schedule -log of the product of its values so far; empty for numbers.
+  """
+
+  count: jax.Array  # pyright: ignore[reportIncompatibleMethodOverride]
+  slots: dict[str, Any]
+  ages: dict[str, jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class Now:
+  """The clock of one step: it turns hyperparameters into scalars, once per step.
+
+  Attributes:
+    count: the steps that were finished before this one, which is what a schedule is called with.
+    ages: the ages of scheduled decay rates, this step included.
+    ages_before: the same, this step excluded.
+  """
+
+  count: jax.Array
+  ages: Mapping[str, jax.Array]
+  ages_before: Mapping[str, jax.Array]
+
+  @property
+  def step(self) -> jax.Array:
+    """The integer t = 1, 2, ... of the equations."""
+    return jnp.asarray(optax.safe_increment(self.count))
+
+  @property
+  def t(self) -> jax.Array:
+    """The same as a real number (the integer would overflow when it is multiplied)."""
+    return self.step.astype(_real_dtype())
+
+  def __call__(self, hyperparameter: Any, ahead: int = 0) -> Any:
+    """The value at this step, or `ahead` steps later: a Python number as it is, anything else in float32 or wider."""
+    value = hyperparameter(self.count + ahead) if callable(hyperparameter) else hyperparameter
+    return value if isinstance(value, numbers.Real) else jnp.asarray(value).astype(_real_dtype())
+
+  def age(self, name: str, rate: Any, ahead: int = 0) -> Any:
+    """X = -log(b_1 ... b_{t + ahead}) of the decay rate `rate`, the field `name` of its line; ahead is -1, 0 or 1."""
+    if name not in self.ages:
+      return (self.t + ahead) * formulas.decay_exponent(self(rate))
+    if ahead < 0:
+      return self.ages_before[name]
+    return self.ages[name] + (formulas.decay_exponent(self(rate, ahead)) if ahead else 0)
+
+  def mass(self, name: str, rate: Any, ahead: int = 0) -> Any:
+    """1 - b_1 ... b_{t + ahead}."""
+    return formulas.bias_mass(self.age(name, rate, ahead))
+
+
+@dataclass_transform(
+  frozen_default=True, field_specifiers=(arguments.hyper, arguments.optional_hyper, arguments.option)
+)
+class Line:
+  """One line of an algorithm: a value of hyperparameters with its equation on one array.
+
+  Subclass it, declare the hyperparameters as fields (`arguments.hyper`, `arguments.option`) and decorate the class with
+  `piece`. Two lines are equal if their class and fields are; arrays are compared by identity.
+
+  Attributes:
+    needs: what must stand in the record before this line (`mu_hat`, `nu_hat`, or the name of a slot).
+    gives: what stands there after it.
+    ages: the fields that are decay rates whose mass this line asks `Now` for.
+    reads_params: whether `step` reads the parameter.
+  """
+
+  needs: ClassVar[Any] = ()
+  gives: ClassVar[tuple[str, ...]] = ()
+  ages: ClassVar[tuple[str, ...]] = ()
+  reads_params: ClassVar[bool] = False
+  piece: ClassVar[Callable[..., 'Recipe']]
+
+  @property
+  def slots(self) -> tuple[Slot, ...]:
+    """What this line carries from step to step."""
+    return ()
+
+  @property
+  def where(self) -> Any:
+    """The leaves to which this line applies: a callable, or a value with a `tree` of bools; None for all."""
+    return None
+
+  def scalars(self, now: Now) -> Any:
+    """Once per step: everything that `step` needs and that is the same for all arrays."""
+    return None
+
+  def step(self, x: Leaf, k: Any) -> Leaf:
+    """Once per array: the equation."""
+    raise NotImplementedError
+
+  def __init_subclass__(cls, **kwargs: Any) -> None:
+    super().__init_subclass__(**kwargs)
+    dataclasses.dataclass(frozen=True, eq=False, repr=False)(cls)
+
+  def __post_init__(self) -> None:
+    for field in dataclasses.fields(self):  # pyright: ignore[reportArgumentType]
+      value = getattr(self, field.name)
+      if not isinstance(value, _Hole):
+        object.__setattr__(self, field.name, field.metadata['normal'](field.name, value))
+
+  def fields(self) -> dict[str, Any]:
+    return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}  # pyright: ignore[reportArgumentType]
+
+  def _key(self) -> tuple[Any, ...]:
+    return type(self), *(_Identity(v) if arguments.is_array(v) else v for v in self.fields().values())
+
+  def __eq__(self, other: object) -> bool:
+    return isinstance(other, Line) and self._key() == other._key()
+
+  def __hash__(self) -> int:
+    return hash(self._key())
+
+  def __repr__(self) -> str:
+    return f'{type(self).__name__}({", ".join(f"{n}={_show(v)}" for n, v in self.fields().items())})'
+
+  def __reduce__(self) -> Any:
+    # The class is reached through its piece, which has taken its name in the module.
+    return _rebuild, (type(self).piece, tuple(self.fields().values()))
+
+
+def piece(cls: type[Line]) -> Callable[..., 'Recipe']:
+  """Makes a `Line` class a public piece: a function with its signature that returns a one-line `Recipe`."""
+
+  def make(*args: Any, **kwargs: Any) -> 'Recipe':
+    return _recipe((cls(*args, **kwargs),))
+
+  for name in ('__module__', '__name__', '__qualname__', '__doc__'):
+    setattr(make, name, getattr(cls, name))
+  signature = inspect.signature(cls)
+  make.__signature__ = signature.replace(return_annotation=Recipe)  # pyright: ignore[reportFunctionMemberAccess]
+  make.line = cls  # pyright: ignore[reportFunctionMemberAccess]
+  cls.piece = staticmethod(make)  # pyright: ignore[reportFunctionMemberAccess]
+  return make
+
+
+class Recipe(optax.GradientTransformationExtraArgs):
+  """A gradient transformation that is also the list of its lines.
+
+  It is a value: equal recipes are `==`, hash alike, pickle, and share one jit cache entry. Its `init` and `update` are
+  optax's, so it works wherever an optax transformation does, alone or in a chain.
+
+  `init(params)` returns a `State`; `update(updates, state, params=None, **extra_args)` returns new updates and the next
+  `State`, and compiles itself when it is called outside of `jax.jit`.
+  """
+
+  __slots__ = ()
+  init: 'Init'  # pyright: ignore[reportIncompatibleVariableOverride]
+  update: 'Update'  # pyright: ignore[reportIncompatibleVariableOverride]
+
+  @property
+  def lines(self) -> tuple[Line, ...]:
+    return self.update.lines
+
+  def __repr__(self) -> str:
+    if len(self.lines) == 1:
+      return repr(self.lines[0])
+    return 'compose(\n' + ''.join(f'  {line!r},\n' for line in self.lines) + ')'
+
+
+def compose(*pieces: Recipe) -> Recipe:
+  """Composes pieces, in the order in which their equations are applied, into one gradient transformation.
+
+  Args:
+    *pieces: pieces and other compositions, whose lines are taken in order.
+
+  Returns:
+    A `Recipe`: an `optax.GradientTransformationExtraArgs` that runs all lines in one pass over memory.
+
+  Raises:
+    TypeError: if an argument is no piece (put optax transformations beside it in `optax.chain`).
+    ValueError: if two pieces own the same slot, or two schedules the same decay rate.
+
+  Example:
+    >>> import belief_optax as bo
+    >>> bo.compose(bo.first_moment(0.9), bo.scale_by_learning_rate(0.1))
+    compose(
+      first_moment(b1=0.9, dtype=None),
+      scale_by_learning_rate(learning_rate=0.1, flip_sign=True),
+    )
+  """
+  for one in pieces:
+    if not isinstance(one, Recipe):
+      hint = ' Put it beside the composition in optax.chain.' if isinstance(one, optax.GradientTransformation) else ''
+      raise TypeError(f'compose takes pieces, got {one!r}.{hint}')
+  return _recipe(tuple(line for one in pieces for line in one.lines))
+
+
+def _recipe(lines: tuple[Line, ...]) -> Recipe:
+  owners: dict[str, Line] = {}
+  for line in lines:
+    for slot in line.slots:
+      if slot.name in owners:
+        raise ValueError(f'{line!r} and {owners[slot.name]!r} both own the slot {slot.name!r}.')
+      owners[slot.name] = line
+  _scheduled_rates(lines)  # raises where two schedules claim one rate
+  return Recipe(Init(lines), Update(lines))  # pyright: ignore[reportArgumentType]
+
+
+def when(condition: bool, *pieces: Recipe) -> tuple[Recipe, ...]:
+  """The pieces if the condition holds, else none: `compose(a, *when(amsgrad, running_max()), b)`."""
+  return pieces if condition else ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Init:
+  """`init` of a composition: params -> State."""
+
+  lines: tuple[Line, ...]
+
+  def __call__(self, params: Any) -> State:
+    _check_needs(self.lines)
+    _check_inexact('parameter', params)
+    if jax.tree.leaves(params):  # optax.tree.map_params calls init with a childless placeholder, which fits no mask
+      for line in self.lines:
+        _mask(line, params)
+    slots = {slot.name: jax.tree.map(slot.init, params) for line in self.lines for slot in line.slots}
+    ages = {name: jnp.zeros([], _real_dtype()) for name in _scheduled_rates(self.lines)}
+    return State(jnp.zeros([], jnp.int32), slots, ages)
+
+
+@dataclasses.dataclass(frozen=True)
+class Update:
+  """`update` of a composition: updates, State, params -> updates, State."""
+
+  lines: tuple[Line, ...]
+
+  def __call__(self, updates: Any, state: State, params: Any = None, **extra_args: Any) -> tuple[Any, State]:
+    del extra_args  # optax's contract: unknown extra arguments are for other transformations
+    if self._reader is not None and params is None:
+      raise ValueError(f'{self._reader!r} needs the parameters: call update(updates, state, params).')
+    static, data = self._split
+    return _update(static, data, updates, state, params if self._reader else None)
+
+  @functools.cached_property
+  def _reader(self) -> Line | None:
+    return next((line for line in self.lines if line.reads_params), None)
+
+  @functools.cached_property
+  def _split(self) -> tuple[tuple[Line, ...], list[Any]]:
+    """The lines with holes where arrays stood, and the arrays."""
+    static, data = [], []
+    for line in self.lines:
+      arrays = {name: value for name, value in line.fields().items() if arguments.is_array(value)}
+      holes = {name: _Hole(len(data) + i) for i, name in enumerate(arrays)}
+      data.extend(arrays.values())
+      static.append(dataclasses.replace(line, **holes) if holes else line)  # pyright: ignore[reportArgumentType]
+    return tuple(static), data
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _update(static: tuple[Line, ...], data: list[Any], updates: Any, state: State, params: Any) -> tuple[Any, State]:
+  """One step of a composition: scalars once, then one rule per array, traced once per shape."""
+  lines = [_fill(line, data) for line in static]
+  grads, treedef = jax.tree.flatten(updates, is_leaf=lambda x: x is None)
+  align = functools.partial(_align, treedef)
+  slots = {name: align(f'state.slots[{name!r}]', tree) for name, tree in state.slots.items()}
+  ps = [None] * len(grads) if params is None else align('params', params)
+  everywhere = [True] * len(grads)
+  masks = [everywhere if line.where is None else align('mask', _mask(line, params)) for line in lines]
+  _check_inexact('update', updates)
+
+  rates = _scheduled_rates(lines)
+  before = Now(state.count, {}, {})
+  ages = {name: state.ages[name] + formulas.decay_exponent(before(rate)) for name, rate in rates.items()}
+  now = Now(state.count, ages, state.ages)
+  rule, scalars = _rule(lines, now)
+  cast = functools.cache(lambda real: [k.astype(real) if jnp.issubdtype(k.dtype, jnp.inexact) else k for k in scalars])
+
+  kept = {name: list(leaves) for name, leaves in slots.items()}
+  for i, (g, p) in enumerate(zip(grads, ps, strict=True)):
+    if g is None:  # nothing arrives: nothing moves
+      continue
+    carried = {name: leaves[i] for name, leaves in slots.items()}
+    _check_leaf(g, {'params': p, **carried} if params is not None else carried)
+    real = _compute_dtype(g, p, *carried.values())
+    grads[i], after = rule(tuple(mask[i] for mask in masks), g, p, carried, cast(real))
+    for name, value in after.items():
+      kept[name][i] = value
+  next_slots = {name: treedef.unflatten(leaves) for name, leaves in kept.items()}
+  return treedef.unflatten(grads), State(now.step, next_slots, ages)
+
+
+def _rule(lines: Sequence[Line], now: Now) -> tuple[Callable[..., Any], list[jax.Array]]:
+  """The lines on one array, and the scalars that it takes; Python numbers among the scalars become constants."""
+  scalars, structure = jax.tree.flatten([line.scalars(now) for line in lines])
+
+  @functools.partial(jax.jit, static_argnums=0)  # equal shapes are traced once
+  def rule(active: tuple[bool, ...], g: Any, p: Any, slots: dict[str, Any], arrays: list[Any]) -> tuple[Any, Any]:
+    rest = iter(arrays)
+    ks = structure.unflatten([next(rest) if isinstance(k, jax.Array) else k for k in scalars])
+    real = _compute_dtype(g, p, *slots.values())
+    wide = {name: _widen(slot, real) for name, slot in slots.items()}
+    gradient = _widen(g, real)
+    x = Leaf(g=gradient, u=gradient, p=None if p is None else _widen(p, real), slots=wide, mu_hat=wide.get('mu'))
+    for line, k, on in zip(lines, ks, active, strict=True):
+      x = line.step(x, k) if on else x
+    return x.u.astype(g.dtype), {name: x.slots[name].astype(slot.dtype) for name, slot in slots.items()}
+
+  return rule, [k for k in scalars if isinstance(k, jax.Array)]
+
+
+# Dtypes.
+
+
+def _dtype(x: Any) -> Any:
+  return x.dtype if hasattr(x, 'dtype') else jnp.result_type(x)
+
+
+def _real_dtype() -> Any:
+  """The dtype of the step's scalars: float64 under jax_enable_x64, else float32."""
+  return jax.dtypes.canonicalize_dtype(jnp.float64)
+
+
+def _compute_dtype(*arrays: Any) -> Any:
+  """The real dtype in which one leaf is computed: float32, or wider if an array is wider."""
+  dtypes = (_dtype(a) for a in arrays if a is not None)
+  return jnp.finfo(functools.reduce(jnp.promote_types, dtypes, jnp.dtype(jnp.float32))).dtype
+
+
+def _widen(x: Any, real: Any) -> Any:
+  return x.astype(jnp.promote_types(x.dtype, real))
+
+
+# Values among the hyperparameters.
+
+
+@dataclasses.dataclass(frozen=True)
+class _Hole:
+  """Stands for the index-th array among static hyperparameters."""
+
+  index: int
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Identity:
+  """An array in a comparison: equal to itself only."""
+
+  array: Any
+
+  def __eq__(self, other: object) -> bool:
+    return isinstance(other, _Identity) and self.array is other.array
+
+  def __hash__(self) -> int:
+    return id(self.array)
+
+
+def _fill(line: Line, data: Sequence[Any]) -> Line:
+  filled = {name: data[v.index] for name, v in line.fields().items() if isinstance(v, _Hole)}
+  return dataclasses.replace(line, **filled) if filled else line  # pyright: ignore[reportArgumentType]
+
+
+def _rebuild(make: Callable[..., Recipe], values: tuple[Any, ...]) -> Line:
+  return make.line(*values)  # pyright: ignore[reportFunctionMemberAccess]
+
+
+def _show(value: Any) -> str:
+  if isinstance(value, jnp.dtype):
+    return repr(value.name)
+  if callable(value):
+    return f'<{getattr(value, "__qualname__", type(value).__name__)}>'
+  return repr(value)
+
+
+def _scheduled_rates(lines: Iterable[Line]) -> dict[str, Any]:
+  """The decay rates that are schedules and whose age a line asks for, by name."""
+  rates: dict[str, Any] = {}
+  for line in lines:
+    for name in line.ages:
+      rate = getattr(line, name)
+      if callable(rate) and rates.setdefault(name, rate) != rate:
+        raise ValueError(f'{name} follows two schedules: {_show(rates[name])} and, in {line!r}, {_show(rate)}.')
+  return rates
+
+
+# Trees.
+
+
+def _align(treedef: Any, what: str, tree: Any) -> list[Any]:
+  try:
+    return treedef.flatten_up_to(tree)
+  except ValueError as e:
+    raise ValueError(f'{what} does not have the structure of the updates: {e}') from e
+
+
+def _mask(line: Line, params: Any) -> Any:
+  """The mask of a line as a full tree of bools."""
+  mask = line.where
+  if mask is None:
+    return None
+  mask = mask(params) if callable(mask) else mask.tree
+  for leaf in jax.tree.leaves(mask):
+    arguments.flag(f'each leaf of the mask of {type(line).__name__}', leaf)
+  try:
+    return jax.tree.map(lambda on, subtree: jax.tree.map(lambda _: bool(on), subtree), mask, params)
+  except ValueError as e:
+    raise ValueError(f'the mask of {type(line).__name__} is no prefix of the params: {e}') from e
+
+
+# Checks.
+
+
+def _check_needs(lines: Sequence[Line]) -> None:
+  known = {slot.name for line in lines for slot in line.slots}
+  for line in lines:
+    for need in line.needs:
+      if need not in known:
+        givers = sorted({c.__name__ for c in Line.__subclasses__() if need in c.gives})
+        raise ValueError(f'{line!r} needs {need}: put one of {", ".join(givers)} before it.')
+    known.update(line.gives)
+
+
+def _check_inexact(kind: str, tree: Any) -> None:
+  for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+    if not jnp.issubdtype(_dtype(leaf), jnp.inexact):
+      where = jax.tree_util.keystr(path) or 'the tree itself'
+      raise TypeError(
+        f'{kind} {where} has dtype {_dtype(leaf)}; only real and complex floating arrays can be optimized. '
+        'Leave it out with optax.masked or belief_optax.by_path.'
+      )
+
+
+def _check_leaf(g: Any, others: Mapping[str, Any]) -> None:
+  for name, x in others.items():
+    if not hasattr(x, 'dtype'):
+      raise ValueError(f'an update of shape {g.shape} arrives where {name} holds {x!r}.')
+    if x.shape != g.shape:
+      raise ValueError(f'an update of shape {g.shape} arrives where {name} has shape {x.shape}.')
+    if jnp.iscomplexobj(g) and name == 'params' and not jnp.iscomplexobj(x):
+      raise TypeError(f'a complex update ({g.dtype}) arrives where the parameter is real ({x.dtype}).')

@@ -1,0 +1,91 @@
+"""Weight decay, whose kind is its place in the list."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from belief_optax.algebra import Leaf, Line, Now, piece
+from belief_optax.arguments import NONNEGATIVE, flag, hyper, option
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class MaskTree:
+  """A tree of bools as a value: it compares and hashes by structure and leaves."""
+
+  tree: Any
+
+  def _key(self) -> Any:
+    leaves, treedef = jax.tree.flatten(self.tree)
+    return treedef, tuple(leaves)
+
+  def __eq__(self, other: object) -> bool:
+    return isinstance(other, MaskTree) and self._key() == other._key()
+
+  def __hash__(self) -> int:
+    return hash(self._key())
+
+  def __repr__(self) -> str:
+    return repr(self.tree)
+
+
+def _normal_mask(name: str, mask: Any) -> Callable[[Any], Any] | MaskTree | None:
+  if mask is None or isinstance(mask, MaskTree) or (callable(mask) and jax.tree_util.all_leaves([mask])):
+    return mask
+  leaves = jax.tree.leaves(mask)
+  for leaf in leaves:
+    flag(f'each leaf of {name}', leaf)
+  if not leaves:
+    raise ValueError(f'{name} must be a tree of bools, a prefix of one, or a callable (params -> mask), got {mask!r}.')
+  return MaskTree(mask)
+
+
+@piece
+class add_decayed_weights(Line):
+  r"""Adds the decayed parameters to the direction.
+
+  .. math:: u_t \leftarrow u_t + \lambda_t c_t \theta_{t-1}
+
+  The place in the list is the kind of decay: before the moments it is L2 regularization (part of the gradient), before
+  `scale_by_learning_rate` it is decoupled decay (alpha lambda), after it it is independent of the learning rate.
+
+  Args:
+    weight_decay: lambda >= 0: number, scalar array or schedule.
+    mask: which parameters decay: a tree of bools with the structure of the parameters, a prefix of it, or a callable
+      that makes one of the parameters; None for all.
+    multiplier: c, another factor >= 0: number, scalar array or schedule.
+
+  Returns:
+    A piece; its `update` needs the parameters.
+
+  Raises:
+    ValueError: if an argument is out of range; at `init` if the mask is no prefix of the parameters; at `update` if
+      the parameters are missing.
+    TypeError: if an argument has a wrong type.
+
+  Example:
+    >>> import belief_optax as bo, jax.numpy as jnp
+    >>> tx, params = bo.add_decayed_weights(0.5), jnp.array(4.0)
+    >>> tx.update(jnp.array(1.0), tx.init(params), params)[0]
+    Array(3., dtype=float32)
+
+  References:
+    Loshchilov and Hutter, Decoupled weight decay regularization (https://arxiv.org/abs/1711.05101), Algorithm 2.
+  """
+
+  weight_decay: Any = hyper(allowed=NONNEGATIVE)
+  mask: Any = option(None, normal=_normal_mask)
+  multiplier: Any = hyper(1.0, allowed=NONNEGATIVE)
+
+  reads_params = True
+
+  @property
+  def where(self) -> Any:
+    return self.mask
+
+  def scalars(self, now: Now) -> Any:
+    return now(self.weight_decay) * now(self.multiplier)
+
+  def step(self, x: Leaf, k: Any) -> Leaf:
+    return x.redirect(x.u + k * x.p)  # u <- u + lambda c theta

@@ -1,0 +1,352 @@
+"""What is remembered of the gradients: averages of them and of their squares."""
+
+from typing import Any
+
+import jax.numpy as jnp
+
+from belief_optax import formulas
+from belief_optax.algebra import Leaf, Line, Now, Slot, piece
+from belief_optax.arguments import DECAY_RATE, EPSILON, MOMENTUM, NONNEGATIVE, choice, flag, hyper, option, state_dtype
+
+
+@piece
+class first_moment(Line):
+  r"""Averages the gradient.
+
+  .. math:: m_t = b_1 m_{t-1} + (1 - b_1) g_t
+
+  Args:
+    b1: decay rate in [0, 1): number, scalar array or schedule.
+    dtype: the dtype in which `mu` is kept; None for float32, or wider where the parameter is wider.
+
+  Returns:
+    A piece with the slot `mu`; the average is the new direction.
+
+  Raises:
+    ValueError: if `b1` is out of range.
+    TypeError: if an argument has a wrong type.
+
+  Example:
+    >>> import belief_optax as bo, jax.numpy as jnp
+    >>> tx = bo.first_moment(0.9)
+    >>> tx.update(jnp.array(1.0), tx.init(jnp.array(0.0)))[0]
+    Array(0.1, dtype=float32)
+
+  References:
+    Kingma and Ba, Adam (https://arxiv.org/abs/1412.6980), Algorithm 1.
+  """
+
+  b1: Any = hyper(0.9, allowed=DECAY_RATE)
+  dtype: Any = option(None, normal=state_dtype)
+
+  gives = ('mu_hat',)
+
+  @property
+  def slots(self) -> tuple[Slot, ...]:
+    return (Slot('mu', dtype=self.dtype),)
+
+  def scalars(self, now: Now) -> Any:
+    return 1 - now(self.b1)
+
+  def step(self, x: Leaf, k: Any) -> Leaf:
+    mu = formulas.ema(x.slots['mu'], x.g, k)  # m_t = m_{t-1} + (1-b1)(g_t - m_{t-1})
+    return x.keep(mu=mu).mean(mu)
+
+
+@piece
+class second_moment(Line):
+  r"""Averages the squared magnitude of the gradient.
+
+  .. math:: v_t = b_2 v_{t-1} + (1 - b_2) |g_t|^2
+
+  Args:
+    b2: decay rate in [0, 1): number, scalar array or schedule.
+    initial: the value of v before the first step, >= 0.
+
+  Returns:
+    A piece with the slot `nu` (real, also for complex parameters). It does not change the direction.
+
+  Raises:
+    ValueError: if an argument is out of range.
+    TypeError: if an argument has a wrong type.
+
+  Example:
+    >>> import belief_optax as bo, jax.numpy as jnp
+    >>> tx = bo.compose(bo.second_moment(0.75), bo.precondition(0.0))
+    >>> tx.update(jnp.array(3.0), tx.init(jnp.array(0.0)))[0]
+    Array(2., dtype=float32)
+
+  References:
+    Kingma and Ba, Adam (https://arxiv.org/abs/1412.6980), Algorithm 1.
+  """
+
+  b2: Any = hyper(0.999, allowed=DECAY_RATE)
+  initial: Any = hyper(0.0, allowed=NONNEGATIVE)
+
+  gives = ('nu_hat',)
+
+  @property
+  def slots(self) -> tuple[Slot, ...]:
+    return (Slot('nu', real=True, fill=self.initial),)
+
+  def scalars(self, now: Now) -> Any:
+    return 1 - now(self.b2)
+
+  def step(self, x: Leaf, k: Any) -> Leaf:
+    nu = formulas.ema_square(x.slots['nu'], x.g, k)  # v_t = b2 v_{t-1} + (1-b2)|g_t|^2
+    return x.keep(nu=nu).set(nu_hat=nu)
+
+
+@piece
+class belief(Line):
+  r"""Averages the squared distance of the gradient from its expectation.
+
+  .. math:: s_t = b_2 s_{t-1} + (1 - b_2) |g_t - \hat{m}|^2 + \varepsilon_{root}
+
+  where $\hat m$ is the estimate of the mean at this place of the list, so that the order says which residual it is:
+
+  - after `first_moment`: $g_t - m_t$, the paper's;
+  - after `first_moment` and `bias_correct(b1)`: $g_t - \hat m_t$, as the annotated implementation suggests;
+  - before `first_moment`: $g_t - m_{t-1}$.
+
+  Because $\varepsilon_{root}$ is stored at every step, s tends to a floor of $\varepsilon_{root} / (1 - b_2)$.
+
+  Args:
+    b2: decay rate in [0, 1): number, scalar array or schedule.
+    eps_root: added to s at every step, >= 0.
+
+  Returns:
+    A piece with the slot `nu` (real, also for complex parameters). It needs a slot `mu` and does not change the
+    direction.
+
+  Raises:
+    ValueError: if an argument is out of range; at `init` if nothing in the composition averages the gradient.
+    TypeError: if an argument has a wrong type.
+
+  Example:
+    >>> import belief_optax as bo
+    >>> bo.compose(bo.first_moment(0.9), bo.belief(0.999))
+    compose(
+      first_moment(b1=0.9, dtype=None),
+      belief(b2=0.999, eps_root=1e-16),
+    )
+
+  References:
+    Zhuang et al., AdaBelief (https://arxiv.org/abs/2010.07468), Algorithm 2.
+  """
+
+  b2: Any = hyper(0.999, allowed=DECAY_RATE)
+  eps_root: Any = hyper(1e-16, allowed=EPSILON)
+
+  needs = ('mu',)
+  gives = ('nu_hat',)
+
+  @property
+  def slots(self) -> tuple[Slot, ...]:
+    return (Slot('nu', real=True),)
+
+  def scalars(self, now: Now) -> Any:
+    return 1 - now(self.b2), now(self.eps_root)
+
+  def step(self, x: Leaf, k: Any) -> Leaf:
+    rate, eps_root = k
+    nu = formulas.ema_square(x.slots['nu'], x.g - x.mu_hat, rate, eps_root)  # s_t = b2 s + (1-b2)|g-m|^2 + eps
+    return x.keep(nu=nu).set(nu_hat=nu)
+
+
+@piece
+class centered_moment(Line):
+  r"""Averages the gradient and its variance around that average.
+
+  .. math:: m_t = d m_{t-1} + (1 - d) g_t, \qquad s_t = d s_{t-1} + d (1 - d) |g_t - m_{t-1}|^2
+
+  which is $E[g^2] - E[g]^2$ of centered RMSProp with both averages at the rate d, without the subtraction that loses
+  all digits (and can turn negative) where the mean is large. It is AdaBelief's s divided by d. ``debias=True`` makes it
+  $\hat E[g^2] - \hat E[g]^2$ (bias-corrected averages) times $1 - d^t$, which `bias_correct(b2=d)` then divides out:
+  the residual becomes $g_t - \hat m_{t-1}$ and its weight $d(1-d)(1-d^{t-1})/(1-d^t)$.
+
+  Args:
+    decay: decay rate d in [0, 1): number, scalar array or schedule.
+    initial: the value of s before the first step, >= 0.
+    debias: whether the mean is bias-corrected.
+
+  Returns:
+    A piece with the slots `mu` and `nu`. It does not change the direction.
+
+  Raises:
+    ValueError: if an argument is out of range.
+    TypeError: if an argument has a wrong type.
+
+  Example:
+    >>> import belief_optax as bo, jax.numpy as jnp
+    >>> tx = bo.compose(bo.centered_moment(0.5), bo.precondition(0.0))
+    >>> tx.update(jnp.array(3.0), tx.init(jnp.array(0.0)))[0]
+    Array(2., dtype=float32)
+
+  References:
+    Graves (https://arxiv.org/abs/1308.0850), eq. 38-45; West, Updating mean and variance estimates (1979).
+  """
+
+  decay: Any = hyper(0.9, allowed=DECAY_RATE)
+  initial: Any = hyper(0.0, allowed=NONNEGATIVE)
+  debias: bool = option(False, normal=flag)
+
+  gives = ('mu_hat', 'nu_hat')
+
+  @property
+  def ages(self) -> tuple[str, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
+    return ('decay',) if self.debias else ()
+
+  @property
+  def slots(self) -> tuple[Slot, ...]:
+    return Slot('mu'), Slot('nu', real=True, fill=self.initial)
+
+  def scalars(self, now: Now) -> Any:
+    decay = now(self.decay)
+    spread = (1 - decay) * decay
+    if not self.debias:
+      return 1 - decay, spread, 1.0
+    mass, before = now.mass('decay', self.decay), now.mass('decay', self.decay, ahead=-1)
+    return 1 - decay, spread * before / mass, formulas.safe_divide(1.0, before)
+
+  def step(self, x: Leaf, k: Any) -> Leaf:
+    rate, spread, unbias = k
+    m, s = x.slots['mu'], x.slots['nu']
+    mu = formulas.ema(m, x.g, rate)  # m_t = d m_{t-1} + (1-d) g_t
+    nu = formulas.ema_square(s, x.g - unbias * m, rate, weight=spread)  # s_t = d s_{t-1} + d(1-d)|g_t - m_{t-1}|^2
+    return x.keep(mu=mu, nu=nu).set(mu_hat=mu, nu_hat=nu)
+
+
+@piece
+class accumulate_squares(Line):
+  r"""Sums the squared magnitudes of all gradients.
+
+  .. math:: v_t = v_{t-1} + |g_t|^2
+
+  Args:
+    initial: the value of v before the first step, >= 0.
+
+  Returns:
+    A piece with the slot `nu`. It does not change the direction.
+
+  Raises:
+    ValueError: if `initial` is out of range.
+    TypeError: if `initial` has a wrong type.
+
+  Example:
+    >>> import belief_optax as bo, jax.numpy as jnp
+    >>> tx = bo.compose(bo.accumulate_squares(7.0), bo.precondition(0.0))
+    >>> tx.update(jnp.array(3.0), tx.init(jnp.array(0.0)))[0]
+    Array(0.75, dtype=float32)
+
+  References:
+    Duchi et al., Adaptive subgradient methods (JMLR 12, 2011), section 1.1.
+  """
+
+  initial: Any = hyper(0.0, allowed=NONNEGATIVE)
+
+  gives = ('nu_hat',)
+
+  @property
+  def slots(self) -> tuple[Slot, ...]:
+    return (Slot('nu', real=True, fill=self.initial),)
+
+  def step(self, x: Leaf, k: Any) -> Leaf:
+    nu = x.slots['nu'] + formulas.square(x.g)  # v_t = v_{t-1} + |g_t|^2
+    return x.keep(nu=nu).set(nu_hat=nu)
+
+
+@piece
+class running_max(Line):
+  r"""Replaces the second moment by the largest that has been seen.
+
+  .. math:: \hat{v}_t = \max(\hat{v}_{t-1}, v_t)
+
+  Before `bias_correct` it is the maximum of the raw moments (the paper's, torch's), after it of the corrected ones
+  (optax's default; the large values of the first steps then stay).
+
+  Returns:
+    A piece with the slot `nu_max`. It needs a second moment.
+
+  Raises:
+    ValueError: at `init` if no second moment stands before it.
+
+  Example:
+    >>> import belief_optax as bo
+    >>> bo.compose(bo.second_moment(0.9), bo.running_max())
+    compose(
+      second_moment(b2=0.9, initial=0.0),
+      running_max(),
+    )
+
+  References:
+    Reddi et al., On the convergence of Adam and beyond (https://arxiv.org/abs/1904.09237), Algorithm 2.
+  """
+
+  needs = ('nu_hat',)
+  gives = ('nu_hat',)
+
+  @property
+  def slots(self) -> tuple[Slot, ...]:
+    return (Slot('nu_max', real=True),)
+
+  def step(self, x: Leaf, k: Any) -> Leaf:
+    nu_max = jnp.maximum(x.slots['nu_max'], x.nu_hat)
+    return x.keep(nu_max=nu_max).set(nu_hat=nu_max)
+
+
+@piece
+class heavy_ball(Line):
+  r"""Accumulates the direction in a momentum buffer.
+
+  .. math::
+    c_t = d c_{t-1} + (1 - \tau) u_t, \qquad
+    u_t \leftarrow c_t \text{ or, with Nesterov's momentum, } u_t + d c_t
+
+  Args:
+    decay: momentum d in [0, 1]: number, scalar array or schedule.
+    nesterov: whether to look ahead by one step.
+    dampening: tau in [0, 1]; dampening = d makes the buffer an exponential average.
+    first: what the first buffer is: `'dampened'` for $(1-\tau) u_1$ (a buffer that starts at zero), `'undampened'` for
+      $u_1$ (torch).
+    dtype: the dtype in which the buffer is kept; None for float32, or wider where the parameter is wider.
+
+  Returns:
+    A piece with the slot `momentum`; what it returns is the new direction.
+
+  Raises:
+    ValueError: if an argument is out of range.
+    TypeError: if an argument has a wrong type.
+
+  Example:
+    >>> import belief_optax as bo, jax.numpy as jnp
+    >>> tx = bo.heavy_ball(0.5)
+    >>> state = tx.init(jnp.array(0.0))
+    >>> _, state = tx.update(jnp.array(1.0), state)
+    >>> tx.update(jnp.array(1.0), state)[0]
+    Array(1.5, dtype=float32)
+
+  References:
+    Polyak (1964); Sutskever et al., On the importance of initialization and momentum (ICML 2013), eq. 3-4.
+  """
+
+  decay: Any = hyper(0.9, allowed=MOMENTUM)
+  nesterov: bool = option(False, normal=flag)
+  dampening: Any = hyper(0.0, allowed=MOMENTUM)
+  first: str = option('dampened', normal=lambda name, v: choice(name, v, ('dampened', 'undampened')))
+  dtype: Any = option(None, normal=state_dtype)
+
+  @property
+  def slots(self) -> tuple[Slot, ...]:
+    return (Slot('momentum', dtype=self.dtype),)
+
+  def scalars(self, now: Now) -> Any:
+    gain = 1 - now(self.dampening)
+    if self.first == 'undampened':
+      gain = jnp.where(now.step == 1, 1.0, gain)
+    return now(self.decay), gain
+
+  def step(self, x: Leaf, k: Any) -> Leaf:
+    decay, gain = k
+    momentum = decay * x.slots['momentum'] + gain * x.u  # c_t = d c_{t-1} + (1-tau) u_t
+    return x.keep(momentum=momentum).set(u=x.u + decay * momentum if self.nesterov else momentum)
