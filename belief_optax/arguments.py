@@ -34,6 +34,7 @@ FINITE = Range('a finite number', math.isfinite)
 NONNEGATIVE = Range('a finite number >= 0', lambda v: 0 <= v < math.inf)
 POSITIVE = Range('a finite number > 0', lambda v: 0 < v < math.inf)
 DECAY_RATE = Range('a number in [0, 1)', lambda v: 0 <= v < 1)
+POSITIVE_DECAY_RATE = Range('a number in (0, 1)', lambda v: 0 < v < 1)
 MOMENTUM = Range('a number in [0, 1]', lambda v: 0 <= v <= 1)
 EPSILON = Range(f'0 or a finite number >= {FLOAT32_TINY:.4g} (float32 flushes smaller ones to 0)', _survives_float32)
 THRESHOLD = Range(
@@ -81,7 +82,7 @@ def _scalar_array(name: str, value: Any, allowed: Range) -> Any:
     )
   if not jnp.issubdtype(value.dtype, jnp.floating) and not jnp.issubdtype(value.dtype, jnp.integer):
     raise TypeError(f'{name} must be a real array, got dtype {value.dtype}.')
-  if allowed is DECAY_RATE and jnp.finfo(jnp.promote_types(value.dtype, jnp.bfloat16)).bits < 32:
+  if allowed in (DECAY_RATE, POSITIVE_DECAY_RATE) and jnp.finfo(jnp.promote_types(value.dtype, jnp.bfloat16)).bits < 32:
     # bfloat16(0.999) == 1: the moment would never move, and its bias mass would be 0.
     raise TypeError(
       f'{name} arrived as {value.dtype}, which cannot hold a decay rate (0.999 rounds to 1 in bfloat16). '

@@ -41,7 +41,7 @@ def square(r: Number, weight: Number = 1.0) -> Number:
   return (weight * r) * r
 
 
-def ema_square(old: Number, r: Number, rate: Number, floor: Number = 0.0, weight: Number | None = None) -> Number:
+def ema_square(old: Number, r: Number, rate: Number, weight: Number | None = None, floor: Number = 0.0) -> Number:
   """Moves an average of squares: b old + weight |r|^2 + floor, with rate = 1-b and weight = rate unless it is given.
 
   What is added is bounded, so that the average stays finite and one huge gradient cannot freeze its parameter for ever.

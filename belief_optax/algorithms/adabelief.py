@@ -56,7 +56,7 @@ def scale_by_belief(
     >>> bo.scale_by_belief()
     compose(
       first_moment(b1=0.9, dtype=None),
-      belief(b2=0.999, eps_root=1e-16),
+      belief(b2=0.999, eps_root=1e-16, b1=None),
       bias_correct(b1=0.9, b2=0.999),
       precondition(eps=1e-16, eps_root=0.0),
     )
@@ -64,16 +64,16 @@ def scale_by_belief(
   References:
     Zhuang et al., AdaBelief (https://arxiv.org/abs/2010.07468), Algorithm 2.
   """
-  mean, distance, corrected_mean = pieces.first_moment(b1), pieces.belief(b2, eps_root), pieces.bias_correct(b1)
+  mean = pieces.first_moment(b1)
   moments = {
-    'current': (mean, distance),
-    'debiased': (mean, corrected_mean, distance),
-    'previous': (distance, mean),
+    'current': lambda: (mean, pieces.belief(b2, eps_root)),
+    'debiased': lambda: (mean, pieces.bias_correct(b1), pieces.belief(b2, eps_root)),
+    'previous': lambda: (mean, pieces.belief(b2, eps_root, b1)),
   }[choice('residual', residual, RESIDUALS)]
   mean_is_corrected = flag('nesterov', nesterov) or residual == 'debiased'
   rectified = pieces.rectify(b2, degenerate_to_sgd=degenerate_to_sgd)
   return compose(
-    *moments,
+    *moments(),
     *when(flag('amsgrad', amsgrad), pieces.running_max()),
     *when(nesterov, pieces.nesterov(b1)),
     normalized(None if mean_is_corrected else b1, b2, eps, eps_scaled=eps_scaled),
@@ -142,7 +142,7 @@ def adabelief(
     >>> bo.adabelief(1e-3, weight_decay=0.01)
     compose(
       first_moment(b1=0.9, dtype=None),
-      belief(b2=0.999, eps_root=1e-16),
+      belief(b2=0.999, eps_root=1e-16, b1=None),
       bias_correct(b1=0.9, b2=0.999),
       precondition(eps=1e-16, eps_root=0.0),
       rectify(b2=0.999, threshold=5.0, degenerate_to_sgd=True),

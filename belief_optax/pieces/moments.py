@@ -6,7 +6,19 @@ import jax.numpy as jnp
 
 from belief_optax import formulas
 from belief_optax.algebra import Leaf, Line, Now, Slot, piece
-from belief_optax.arguments import DECAY_RATE, EPSILON, MOMENTUM, NONNEGATIVE, choice, flag, hyper, option, state_dtype
+from belief_optax.arguments import (
+  DECAY_RATE,
+  EPSILON,
+  MOMENTUM,
+  NONNEGATIVE,
+  POSITIVE_DECAY_RATE,
+  choice,
+  flag,
+  hyper,
+  option,
+  optional_hyper,
+  state_dtype,
+)
 
 
 @piece
@@ -107,13 +119,16 @@ class belief(Line):
 
   - after `first_moment`: $g_t - m_t$, the paper's;
   - after `first_moment` and `bias_correct(b1)`: $g_t - \hat m_t$, as the annotated implementation suggests;
-  - before `first_moment`: $g_t - m_{t-1}$.
+  - before `first_moment`: $g_t - m_{t-1}$. After it, `b1` gives the same as $(g_t - m_t) / b_1$, which XLA:CPU
+    computes without a copy of m.
 
   Because $\varepsilon_{root}$ is stored at every step, s tends to a floor of $\varepsilon_{root} / (1 - b_2)$.
 
   Args:
     b2: decay rate in [0, 1): number, scalar array or schedule.
     eps_root: added to s at every step, >= 0.
+    b1: the rate of the first moment in (0, 1), to take the residual from the mean before this step; None for the mean
+      as it stands.
 
   Returns:
     A piece with the slot `nu` (real, also for complex parameters). It needs a slot `mu` and does not change the
@@ -128,7 +143,7 @@ class belief(Line):
     >>> bo.compose(bo.first_moment(0.9), bo.belief(0.999))
     compose(
       first_moment(b1=0.9, dtype=None),
-      belief(b2=0.999, eps_root=1e-16),
+      belief(b2=0.999, eps_root=1e-16, b1=None),
     )
 
   References:
@@ -137,6 +152,7 @@ class belief(Line):
 
   b2: Any = hyper(0.999, allowed=DECAY_RATE)
   eps_root: Any = hyper(1e-16, allowed=EPSILON)
+  b1: Any = optional_hyper(None, allowed=POSITIVE_DECAY_RATE)
 
   needs = ('mu',)
   gives = ('nu_hat',)
@@ -146,11 +162,12 @@ class belief(Line):
     return (Slot('nu', real=True),)
 
   def scalars(self, now: Now) -> Any:
-    return 1 - now(self.b2), now(self.eps_root)
+    rate = 1 - now(self.b2)
+    return rate, rate if self.b1 is None else rate / now(self.b1) ** 2, now(self.eps_root)
 
   def step(self, x: Leaf, k: Any) -> Leaf:
-    rate, eps_root = k
-    nu = formulas.ema_square(x.slots['nu'], x.g - x.mu_hat, rate, eps_root)  # s_t = b2 s + (1-b2)|g-m|^2 + eps
+    rate, weight, eps_root = k
+    nu = formulas.ema_square(x.slots['nu'], x.g - x.mu_hat, rate, weight, eps_root)  # s_t = b2 s + (1-b2)|g-m|^2 + eps
     return x.keep(nu=nu).set(nu_hat=nu)
 
 
@@ -161,9 +178,11 @@ class centered_moment(Line):
   .. math:: m_t = d m_{t-1} + (1 - d) g_t, \qquad s_t = d s_{t-1} + d (1 - d) |g_t - m_{t-1}|^2
 
   which is $E[g^2] - E[g]^2$ of centered RMSProp with both averages at the rate d, without the subtraction that loses
-  all digits (and can turn negative) where the mean is large. It is AdaBelief's s divided by d. ``debias=True`` makes it
-  $\hat E[g^2] - \hat E[g]^2$ (bias-corrected averages) times $1 - d^t$, which `bias_correct(b2=d)` then divides out:
-  the residual becomes $g_t - \hat m_{t-1}$ and its weight $d(1-d)(1-d^{t-1})/(1-d^t)$.
+  all digits (and can turn negative) where the mean is large. As $g_t - m_t = d (g_t - m_{t-1})$, it is AdaBelief's s
+  at $b_1 = b_2 = d$ divided by d. With ``debias=True`` it is the same of the bias-corrected averages, times the
+  $1 - d^t$ that `bias_correct(b2=d)` divides out:
+
+  .. math:: s_t = d s_{t-1} + \frac{(1 - d)(1 - d^t)}{d (1 - d^{t-1})} |g_t - \hat{m}_t|^2, \qquad s_1 = d s_0
 
   Args:
     decay: decay rate d in [0, 1): number, scalar array or schedule.
@@ -203,17 +222,17 @@ class centered_moment(Line):
 
   def scalars(self, now: Now) -> Any:
     decay = now(self.decay)
-    spread = (1 - decay) * decay
+    rate, spread = 1 - decay, formulas.safe_divide(1 - decay, decay)
     if not self.debias:
-      return 1 - decay, spread, 1.0
+      return rate, spread, 1.0
     mass, before = now.mass('decay', self.decay), now.mass('decay', self.decay, ahead=-1)
-    return 1 - decay, spread * before / mass, formulas.safe_divide(1.0, before)
+    return rate, spread * formulas.safe_divide(mass, before), 1 / mass
 
   def step(self, x: Leaf, k: Any) -> Leaf:
     rate, spread, unbias = k
-    m, s = x.slots['mu'], x.slots['nu']
-    mu = formulas.ema(m, x.g, rate)  # m_t = d m_{t-1} + (1-d) g_t
-    nu = formulas.ema_square(s, x.g - unbias * m, rate, weight=spread)  # s_t = d s_{t-1} + d(1-d)|g_t - m_{t-1}|^2
+    mu = formulas.ema(x.slots['mu'], x.g, rate)  # m_t = d m_{t-1} + (1-d) g_t
+    # s_t = d s_{t-1} + d(1-d) |g_t - m_{t-1}|^2, written with m_t because XLA:CPU would copy the old mean
+    nu = formulas.ema_square(x.slots['nu'], x.g - unbias * mu, rate, spread)
     return x.keep(mu=mu, nu=nu).set(mu_hat=mu, nu_hat=nu)
 
 

@@ -1,0 +1,54 @@
+# make demo and make test need git, make and Python >= 3.11, and nothing else.
+PYTHON ?= python3
+VENV := .venv
+OLDEST := .venv-oldest
+PY := $(VENV)/bin/python
+PYTEST := -m pytest -n 2 --dist loadgroup -m 'not slow' -q
+
+.PHONY: demo test lint test-newest test-oldest test-slow bench format clean
+
+demo: $(VENV)/.examples
+	$(PY) examples/digits.py
+
+test: lint test-newest test-oldest
+
+lint: $(VENV)/.dev
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/pyright --pythonpath $(PY)
+
+test-newest: $(VENV)/.dev
+	$(PY) $(PYTEST)
+
+# The same tests with the oldest versions that pyproject.toml admits.
+test-oldest: $(OLDEST)/.test
+	$(OLDEST)/bin/python $(PYTEST)
+
+test-slow: $(VENV)/.dev
+	$(PY) -m pytest -m slow
+
+bench: $(VENV)/.dev
+	$(PY) -m benchmarks.step
+
+format: $(VENV)/.dev
+	$(VENV)/bin/ruff format .
+	$(VENV)/bin/ruff check --fix .
+
+clean:
+	rm -rf $(VENV) $(OLDEST) out
+
+$(VENV)/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "belief_optax needs Python >= 3.11")'
+	$(PYTHON) -m venv $(VENV)
+
+$(OLDEST)/bin/python:
+	$(PYTHON) -m venv $(OLDEST)
+
+# A stamp per extra: a second call installs nothing.
+$(VENV)/.%: pyproject.toml | $(VENV)/bin/python
+	$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[$*]'
+	touch $@
+
+$(OLDEST)/.test: pyproject.toml oldest.txt | $(OLDEST)/bin/python
+	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check --constraint oldest.txt --editable '.[test]'
+	touch $@
