@@ -18,6 +18,7 @@ from typing import Any, ClassVar, NamedTuple, dataclass_transform
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from belief_optax import arguments, formulas
@@ -127,6 +128,7 @@ class Now:
   def __call__(self, hyperparameter: Any, ahead: int = 0) -> Any:
     """The value at this step, or `ahead` steps later: a Python number as it is, anything else in float32 or wider."""
     value = hyperparameter(self.count + ahead) if callable(hyperparameter) else hyperparameter
+    value = value.item() if isinstance(value, np.generic) else value  # a NumPy scalar would widen float32 under x64
     return value if isinstance(value, numbers.Real) else jnp.asarray(value).astype(_real_dtype())
 
   def age(self, name: str, rate: Any, ahead: int = 0) -> Any:
@@ -322,6 +324,7 @@ class Update:
     del extra_args  # optax's contract: unknown extra arguments are for other transformations
     if self._reader is not None and params is None:
       raise ValueError(f'{self._reader!r} needs the parameters: call update(updates, state, params).')
+    _check_state(self.lines, state)
     static, data = self._split
     return _update(static, data, updates, state, params if self._reader else None)
 
@@ -501,6 +504,13 @@ def _check_needs(lines: Sequence[Line]) -> None:
         givers = sorted({c.__name__ for c in Line.__subclasses__() if need in c.gives})
         raise ValueError(f'{line!r} needs {need}: put one of {", ".join(givers)} before it.')
     known.update(line.gives)
+
+
+def _check_state(lines: Sequence[Line], state: Any) -> None:
+  names = [slot.name for line in lines for slot in line.slots]
+  found = list(state.slots) if isinstance(state, State) else type(state).__name__
+  if not isinstance(state, State) or set(found) != set(names):
+    raise ValueError(f'update needs a State with the slots {names}, as init makes it, but got {found}.')
 
 
 def _check_inexact(kind: str, tree: Any) -> None:

@@ -140,7 +140,6 @@ class nesterov(Line):
   debias: bool = option(True, normal=flag)
 
   needs = ('mu_hat', 'mu')
-  gives = ('mu_hat',)
   ages = ('b1',)
 
   def scalars(self, now: Now) -> Any:

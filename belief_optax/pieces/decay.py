@@ -31,6 +31,7 @@ class MaskTree:
 
 
 def _normal_mask(name: str, mask: Any) -> Callable[[Any], Any] | MaskTree | None:
+  # A callable that is itself a tree (a module whose leaves are bools) is meant as the tree.
   if mask is None or isinstance(mask, MaskTree) or (callable(mask) and jax.tree_util.all_leaves([mask])):
     return mask
   leaves = jax.tree.leaves(mask)

@@ -303,7 +303,6 @@ class running_max(Line):
   """
 
   needs = ('nu_hat',)
-  gives = ('nu_hat',)
 
   @property
   def slots(self) -> tuple[Slot, ...]:
