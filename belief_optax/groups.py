@@ -3,6 +3,7 @@
 import dataclasses
 import fnmatch
 import functools
+import inspect
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -83,6 +84,14 @@ class ByPath(optax.GradientTransformationExtraArgs):
     return 'by_path(\n' + ''.join(f'  {n}: {t!r},\n' for n, t in zip(names, groups.transformations, strict=True)) + ')'
 
 
+def _override(factory: Callable[..., Any], overrides: Mapping[str, Any]) -> Any:
+  """Calls a factory with overrides, which also replace what a `functools.partial` has bound by position."""
+  if not isinstance(factory, functools.partial):
+    return factory(**overrides)
+  bound = inspect.signature(factory.func).bind_partial(*factory.args, **factory.keywords)
+  return factory.func(**bound.arguments | dict(overrides))
+
+
 def by_path(
   groups: Mapping[Pattern, optax.GradientTransformation | Mapping[str, Any]],
   default: optax.GradientTransformation | Callable[..., optax.GradientTransformation],
@@ -108,7 +117,7 @@ def by_path(
     >>> import functools, jax.numpy as jnp, belief_optax as bo
     >>> tx = bo.by_path(
     ...     {'*bias': dict(weight_decay=0.0), 'head/*': dict(learning_rate=1e-3)},
-    ...     functools.partial(bo.sgd, learning_rate=0.5, weight_decay=0.1))
+    ...     functools.partial(bo.sgd, 0.5, weight_decay=0.1))
     >>> params = {'body': {'kernel': jnp.ones(1), 'bias': jnp.ones(1)}, 'head': {'kernel': jnp.ones(1)}}
     >>> updates, _ = tx.update(params, tx.init(params), params)
     >>> print(updates['body']['kernel'], updates['body']['bias'], updates['head']['kernel'])
@@ -134,6 +143,6 @@ def by_path(
         'pass a factory such as functools.partial(adamw, 1e-3).'
       )
     else:
-      transformations.append(factory(**group))
+      transformations.append(_override(factory, group))
   value = Groups(tuple(groups), (*transformations, rest))
   return ByPath(_Init(value), _Update(value))
