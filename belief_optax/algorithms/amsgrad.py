@@ -32,7 +32,8 @@ def amsgrad(
     \theta_t = \theta_{t-1} - \alpha_t \frac{m_t / (1-b_1^t)}{\sqrt{\hat v_t + \varepsilon_{root}} + \varepsilon}
 
   with the moments of `adam`. The maximum of the corrected moments is optax's: the large ones of the first steps stay.
-  The paper's, without any bias correction, is ``bias_correction_mu=bias_correction_nu=False``; torch's is ``max_of='raw'``.
+  Without any bias correction (``bias_correction_mu=bias_correction_nu=False``) it is the paper's, with ``max_of='raw'``
+  torch's.
 
   Args:
     learning_rate: alpha >= 0: number, scalar array or schedule.
