@@ -1,0 +1,69 @@
+"""What the examples share: the digits, where the figures go and how they look."""
+
+import argparse
+import os
+from pathlib import Path
+
+import jax.numpy as jnp
+import matplotlib
+import numpy as np
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
+
+matplotlib.use('Agg')  # draws into files; needs no screen
+
+# The colours of Okabe and Ito, which stay apart for colour-blind readers.
+COLORS = {
+  'AdaBelief': '#0072B2',
+  'Adam': '#D55E00',
+  'AdamW': '#E69F00',
+  'RAdam': '#CC79A7',
+  'RMSProp': '#56B4E9',
+  'SGD': '#009E73',
+}
+
+matplotlib.rcParams.update({
+  'axes.axisbelow': True,
+  'axes.grid': True,
+  'axes.prop_cycle': matplotlib.cycler(color=COLORS.values()),
+  'axes.spines.right': False,
+  'axes.spines.top': False,
+  'axes.titlesize': 'medium',
+  'figure.constrained_layout.use': True,
+  'figure.dpi': 150,
+  'font.size': 10,
+  'grid.alpha': 0.25,
+  'legend.frameon': False,
+})
+
+
+def digits(test_size=500):
+  """scikit-learn's 1797 handwritten digits: train images [n, 64] in 0..1, train labels [n], test images and labels."""
+  images, labels = load_digits(return_X_y=True)
+  images = (images / 16).astype(np.float32)
+  train, test, y_train, y_test = train_test_split(images, labels, test_size=test_size, stratify=labels, random_state=0)
+  return tuple(map(jnp.asarray, (train, y_train, test, y_test)))
+
+
+def directory(text):
+  """A directory to write into, made if need be; the type of `--out`."""
+  path = Path(text)
+  try:
+    path.mkdir(parents=True, exist_ok=True)
+  except OSError as e:
+    raise argparse.ArgumentTypeError(f'cannot make the directory {text!r}: {e.strerror}') from None
+  if not os.access(path, os.W_OK):
+    raise argparse.ArgumentTypeError(f'cannot write into {text!r}')
+  return path
+
+
+def arguments(doc, name):
+  """A parser with the option `--out`."""
+  parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser.add_argument('--out', type=directory, default=f'out/{name}', help='directory of the figures (%(default)s)')
+  return parser
+
+
+def save(figure, path):
+  figure.savefig(path)
+  print(f'drew {path}', flush=True)

@@ -1,0 +1,74 @@
+"""What Adam's bias correction does, and the common mistake of keeping the corrected moments.
+
+The moments of Adam start at 0. The corrected m^ = m / (1 - b1^t) and v^ = v / (1 - b2^t) are for the step only; m and v
+themselves are carried on. If m^ and v^ are carried on instead (m <- m^, v <- v^), each step divides by 1 - b^t again.
+v^ grows like 1000^t / t!, and the step m^ / (sqrt(v^) + eps) collapses within ten steps, for any gradient.
+"""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import matplotlib.pyplot as plt
+import numpy as np
+from _common import COLORS, arguments, save
+
+import belief_optax as bo
+
+STEPS, B1, B2, EPS = 30, 0.9, 0.999, 1e-8
+TIME = np.arange(1, STEPS + 1)
+REGIMES = {
+  'noise about 0': np.random.default_rng(0).normal(size=STEPS),
+  'linearly growing': TIME / 10,
+  'constant': np.ones(STEPS),
+}
+
+
+def right(gradients):
+  """m^, v^ and the step of Adam: m and v are carried on as they are."""
+  adam = bo.compose(bo.first_moment(B1), bo.second_moment(B2), bo.bias_correct(B1, B2), bo.precondition(EPS))
+
+  def step(state, g):
+    u, state = adam.update(g, state)
+    m, v = state.slots['mu'], state.slots['nu']
+    return state, (m / (1 - B1**state.count), v / (1 - B2**state.count), u)
+
+  gradients = jnp.asarray(gradients, jnp.float32)
+  return jax.lax.scan(step, adam.init(gradients[0]), gradients)[1]
+
+
+def mistaken(gradients):
+  """The same, but what is carried on is m^ and v^."""
+  m = v = 0.0
+  history = []
+  for t, g in zip(TIME, gradients, strict=True):
+    m = (B1 * m + (1 - B1) * g) / (1 - B1**t)
+    v = (B2 * v + (1 - B2) * g**2) / (1 - B2**t)
+    history.append((m, v, m / (v**0.5 + EPS)))
+  return np.transpose(history)
+
+
+def main(out: Path):
+  figure, grid = plt.subplots(3, 3, figsize=(9, 7), sharex=True, sharey='row')
+  quantities = (r'$|\hat m|$', r'$\hat v$', r'$|\hat m| \,/\, (\sqrt{\hat v} + \epsilon)$')
+  for column, (regime, gradients) in zip(grid.T, REGIMES.items(), strict=True):
+    column[0].set_title(f'gradient: {regime}')
+    column[2].set_xlabel('step')
+    observed = (np.abs(gradients), gradients**2, None)
+    rows = zip(column, quantities, right(gradients), mistaken(gradients), observed, strict=True)
+    for axes, quantity, good, bad, seen in rows:
+      if seen is not None:
+        axes.plot(TIME, seen, '.', color='0.6', label=r'gradient: $|g|$, $g^2$')
+      axes.plot(TIME, np.abs(good), color=COLORS['AdaBelief'], label='right: m and v are carried on')
+      axes.plot(TIME, np.abs(bad), '--', color=COLORS['Adam'], label=r'mistake: $\hat m$ and $\hat v$ are carried on')
+      axes.set_yscale('log')
+      if axes is grid.T[0][0]: pass
+    column[0].set_ylabel
+  for axes, quantity in zip(grid[:, 0], quantities, strict=True):
+    axes.set_ylabel(quantity)
+  figure.legend(*grid[0, 0].get_legend_handles_labels(), loc='outside lower center', ncols=3)
+  save(figure, out / 'bias_correction.png')
+
+
+if __name__ == '__main__':
+  main(arguments(__doc__, 'bias_correction').parse_args().out)

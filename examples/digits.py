@@ -1,0 +1,288 @@
+"""Trains a Flax NNX network on real handwritten digits with AdaBelief and its relatives, from equal starts.
+
+  python examples/digits.py
+  python examples/digits.py --optimizer adabelief,adam --seeds 10 --epochs 60
+
+For one seed all optimizers get the same initial parameters and the same batches. The seeds train side by side (vmap),
+and an epoch is one compiled scan over its batches.
+"""
+
+import argparse
+import functools
+import math
+import sys
+import time
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import matplotlib.pyplot as plt
+import numpy as np
+import optax
+from _common import COLORS, arguments, digits, save
+from flax import nnx
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+import belief_optax as bo
+
+BATCH = 32
+OPTIMIZERS = {  # name: (factory, default learning rate)
+  'AdaBelief': (bo.adabelief, 2e-3),
+  'Adam': (bo.adam, 1e-3),
+  'AdamW': (functools.partial(bo.adamw, weight_decay=1e-2), 1e-3),
+  'RAdam': (bo.radam, 3e-3),
+  'RMSProp': (bo.rmsprop, 1e-3),
+  'SGD': (functools.partial(bo.sgd, momentum=0.9), 1e-1),
+}
+
+
+# The network, as pure functions of the parameters of one seed.
+
+
+class Net(nnx.Module):
+  """Two hidden layers."""
+
+  def __init__(self, rngs: nnx.Rngs):
+    self.first = nnx.Linear(64, 128, rngs=rngs)
+    self.second = nnx.Linear(128, 128, rngs=rngs)
+    self.head = nnx.Linear(128, 10, rngs=rngs)
+
+  def __call__(self, x):
+    return self.head(nnx.relu(self.second(nnx.relu(self.first(x)))))
+
+
+GRAPH = nnx.graphdef(Net(nnx.Rngs(0)))
+
+
+def init(key):
+  return nnx.state(Net(nnx.Rngs(key)))
+
+
+def loss(params, images, labels):
+  """The mean cross entropy and, beside it, the accuracy."""
+  logits = nnx.merge(GRAPH, params)(images)
+  return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean(), (logits.argmax(-1) == labels).mean()
+
+
+@jax.jit
+def evaluate(params, data):
+  """Train loss, test loss and test accuracy, each [seeds]."""
+  images, labels, test_images, test_labels = data
+  score = jax.vmap(loss, in_axes=(0, None, None))
+  return score(params, images, labels)[0], *score(params, test_images, test_labels)
+
+
+# Training.
+
+
+def step_sizes(updates, state, b1=0.9):
+  """|update| / |m^| of some parameters: the learning rate that each of them feels; nan where there is no m^."""
+  if 'mu' not in state.slots:
+    return jnp.full(1, jnp.nan)
+  u, m = (jnp.concatenate([x.ravel()[::37] for x in jax.tree.leaves(tree)]) for tree in (updates, state.slots['mu']))
+  return jnp.where(m == 0, jnp.nan, jnp.abs(u / m) * (1 - b1**state.count))
+
+
+def compile_epoch(tx, images, labels):
+  """(params, state, keys) -> (params, state, quantiles of the step sizes [3, steps]), for all seeds at once."""
+
+  def step(carry, batch):
+    params, state = carry
+    grads, _ = jax.grad(loss, has_aux=True)(params, images[batch], labels[batch])
+    updates, state = tx.update(grads, state, params)
+    return (optax.apply_updates(params, updates), state), step_sizes(updates, state)
+
+  def epoch(params, state, key):
+    n = len(images) // BATCH
+    batches = jax.random.permutation(key, len(images))[: n * BATCH].reshape(n, BATCH)
+    (params, state), sizes = jax.lax.scan(step, (params, state), batches)
+    return params, state, sizes
+
+  def epochs(params, state, keys):
+    params, state, sizes = jax.vmap(epoch)(params, state, keys)
+    return params, state, jnp.nanquantile(sizes, jnp.array([0.1, 0.5, 0.9]), axis=(0, 2))
+
+  return jax.jit(epochs, donate_argnums=(0, 1))
+
+
+class Curve(NamedTuple):
+  """One training; the first row of the scores is the start."""
+
+  learning_rate: float
+  train_loss: np.ndarray  # [epochs + 1, seeds]
+  test_loss: np.ndarray  # [epochs + 1, seeds]
+  accuracy: np.ndarray  # [epochs + 1, seeds], of the test images
+  step_sizes: np.ndarray  # [3, steps]: the 10, 50 and 90 % quantile over parameters and seeds
+  seconds: float
+
+
+def train(name, data, seeds, epochs, learning_rate=None, report=lambda accuracy: None):
+  """Trains the network from all seeds; calls `report` after each epoch."""
+  began = time.perf_counter()
+  factory, default = OPTIMIZERS[name]
+  tx = factory(learning_rate or default)
+  start_keys, batch_keys = jax.vmap(lambda seed: jax.random.split(jax.random.key(seed)), out_axes=1)(jnp.arange(seeds))
+  params = jax.jit(jax.vmap(init))(start_keys)
+  state = jax.vmap(tx.init)(params)
+  run_epoch = compile_epoch(tx, *data[:2])
+  scores, sizes = [evaluate(params, data)], []
+  for i in range(epochs):
+    params, state, size = run_epoch(params, state, jax.vmap(jax.random.fold_in, (0, None))(batch_keys, i))
+    scores.append(jax.device_get(evaluate(params, data)))
+    sizes.append(jax.device_get(size))
+    report(scores[-1][2].mean())
+  columns = map(np.stack, zip(*scores, strict=True))
+  return Curve(learning_rate or default, *columns, np.concatenate(sizes, axis=1), time.perf_counter() - began)
+
+
+# What is shown.
+
+
+def spread(values):
+  """The sample standard deviation; one value has none."""
+  return values.std(ddof=1) if len(values) > 1 else np.nan
+
+
+def plus_minus(values, digits):
+  return f'{values.mean():.{digits}f}' + (f' ± {spread(values):.{digits}f}' if len(values) > 1 else '')
+
+
+def ties(scores):
+  """Which scores, the lower the better, overlap the best within the spread of seeds; a diverged score never does."""
+  best = min(scores, key=lambda s: s.mean() if np.isfinite(s.mean()) else np.inf)
+  return [s.mean() - spread(s) <= best.mean() + spread(best) for s in scores]
+
+
+def summary(name, curve):
+  loss, accuracy = plus_minus(curve.test_loss[-1], 3), plus_minus(100 * curve.accuracy[-1], 1)
+  return f'{name}: test loss {loss}, test accuracy {accuracy} %, {curve.seconds:.1f} s'
+
+
+def table(curves, seeds):
+  of = f'mean ± standard deviation of {seeds} seeds' if seeds > 1 else 'one seed: no spread, so no ranking'
+  ranked = len(curves) > 1 and seeds > 1
+  note = f'{of}; * its spread overlaps that of the best: a tie' if ranked else of
+  shown = Table(title='After the last epoch', caption=note)
+  shown.add_column('optimizer')
+  for column in ('learning rate', 'train loss', 'test loss', 'accuracy, %', 'seconds'):
+    shown.add_column(column, justify='right')
+  star = lambda tie: ' *' if tie and ranked else '  ' if ranked else ''
+  losses = ties([c.test_loss[-1] for c in curves.values()])
+  accuracies = ties([-c.accuracy[-1] for c in curves.values()])
+  for (name, c), loss, accuracy in zip(curves.items(), losses, accuracies, strict=True):
+    shown.add_row(
+      name,
+      f'{c.learning_rate:g}',
+      f'{c.train_loss[-1].mean():.4f}',
+      plus_minus(c.test_loss[-1], 3) + star(loss),
+      plus_minus(100 * c.accuracy[-1], 1) + star(accuracy),
+      f'{c.seconds:.1f}',
+    )
+  return shown
+
+
+def draw_curves(curves):
+  figure, (left, right) = plt.subplots(1, 2, figsize=(9, 4))
+  for name, curve in curves.items():
+    for axes, values in ((left, curve.train_loss), (right, 100 * curve.accuracy)):
+      epochs = np.arange(len(values))
+      axes.plot(epochs, values.mean(1), color=COLORS[name], label=name)
+      axes.fill_between(epochs, values.min(1), values.max(1), color=COLORS[name], alpha=0.15, linewidth=0)
+  left.set(xlabel='epoch', ylabel='cross entropy of the training images', yscale='log')
+  lowest = 100 * min(c.accuracy[-1].min() for c in curves.values())
+  right.set(xlabel='epoch', ylabel='accuracy on the test images, %', ylim=(min(90, lowest - 5), 100))
+  right.legend(loc='lower right', ncols=2)
+  seeds = curve.accuracy.shape[1]
+  figure.suptitle('Handwritten digits' + (f': mean and range of {seeds} seeds' if seeds > 1 else ', one seed'))
+  return figure
+
+
+def draw_step_sizes(curves):
+  figure, axes = plt.subplots(figsize=(6.5, 4))
+  for name, curve in curves.items():
+    low, median, high = curve.step_sizes
+    steps = 1 + np.arange(len(median))
+    axes.plot(steps, median, color=COLORS[name], label=f'{name}, learning rate {curve.learning_rate:g}')
+    axes.fill_between(steps, low, high, color=COLORS[name], alpha=0.2, linewidth=0)
+  axes.set(xscale='log', yscale='log', xlabel='step', ylabel=r'effective step size  $|\Delta\theta| \,/\, |\hat m|$')
+  axes.set_title('What the learning rate becomes: median and 10-90 % of the parameters')
+  axes.legend(loc='upper left')
+  return figure
+
+
+# The command line.
+
+
+def names(text):
+  known = {name.lower(): name for name in OPTIMIZERS}
+  for one in text.split(','):
+    if one.strip().lower() not in known:
+      raise argparse.ArgumentTypeError(f'unknown optimizer {one.strip()!r}; choose from {", ".join(known)}')
+  return [known[one.strip().lower()] for one in text.split(',')]
+
+
+def at_least_one(text):
+  if not text.isdecimal() or int(text) < 1:
+    raise argparse.ArgumentTypeError(f'must be a whole number >= 1, got {text!r}')
+  return int(text)
+
+
+def positive(text):
+  try:
+    value = float(text)
+  except ValueError:
+    value = math.nan
+  if not 0 < value < math.inf:
+    raise argparse.ArgumentTypeError(f'must be a finite number > 0, got {text!r}')
+  return value
+
+
+def parse(argv):
+  parser = arguments(__doc__, 'digits')
+  rates = ', '.join(f'{name.lower()} {rate:g}' for name, (_, rate) in OPTIMIZERS.items())
+  parser.add_argument('--optimizer', type=names, action='extend', metavar='NAME[,NAME]', help='repeatable; default: all')
+  parser.add_argument('--seeds', type=at_least_one, default=5, metavar='N', help='how many (%(default)s)')
+  parser.add_argument('--epochs', type=at_least_one, default=30, metavar='N', help='how many (%(default)s)')
+  parser.add_argument('--learning-rate', type=positive, metavar='RATE', help=f'one for all; default: {rates}')
+  args = parser.parse_args(argv)
+  args.optimizer = list(dict.fromkeys(args.optimizer or OPTIMIZERS))
+  return args
+
+
+def main(argv=None):
+  args = parse(argv)
+  console = Console(highlight=False)
+  bars = Progress(
+    TextColumn('{task.description:10}'),
+    BarColumn(),
+    MofNCompleteColumn(),
+    TextColumn('epochs, test accuracy {task.fields[accuracy]:.1%}'),
+    TimeElapsedColumn(),
+    console=console,
+    disable=not console.is_terminal,
+  )
+  data, curves = digits(), {}
+  try:
+    with bars:
+      for name in args.optimizer:
+        bar = bars.add_task(name, total=args.epochs, accuracy=0.0)
+        report = lambda accuracy, bar=bar: bars.update(bar, advance=1, accuracy=accuracy)
+        curves[name] = train(name, data, args.seeds, args.epochs, args.learning_rate, report)
+        if not console.is_terminal:
+          print(summary(name, curves[name]), flush=True)
+    console.print(table(curves, args.seeds))
+    save(draw_curves(curves), args.out / 'curves.png')
+    if pair := {name: curves[name] for name in ('AdaBelief', 'Adam') if name in curves}:
+      save(draw_step_sizes(pair), args.out / 'step_sizes.png')
+  except KeyboardInterrupt:
+    print(f'Stopped. Finished: {", ".join(curves) or "none"} ({len(curves)} of {len(args.optimizer)} optimizers).')
+    if curves:
+      console.print(table(curves, args.seeds))
+    return 130
+  return 0
+
+
+if __name__ == '__main__':
+  sys.exit(main())

@@ -1,0 +1,122 @@
+"""The test registry: one row per public algorithm, and one per option that changes what is composed.
+
+A new algorithm is one file in the package plus one row here; the row inherits every contract of `test_contracts.py` and
+every pin of `test_hlo.py`.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+import belief_optax as bo
+
+
+def matrices_only(params: Any) -> Any:
+  """A mask as people write it: no decay on vectors and scalars."""
+  return jax.tree.map(lambda p: jnp.ndim(p) > 1, params)
+
+
+def descend_by_belief(
+  learning_rate: optax.ScalarOrSchedule,
+  b1: optax.ScalarOrSchedule = 0.9,
+  b2: optax.ScalarOrSchedule = 0.999,
+  eps: optax.ScalarOrSchedule = 1e-16,
+  eps_root: optax.ScalarOrSchedule = 1e-16,
+) -> bo.Recipe:
+  """`scale_by_belief` as an optimizer: the one public algorithm that has no learning rate of its own."""
+  return bo.compose(bo.scale_by_belief(b1, b2, eps, eps_root), bo.scale_by_learning_rate(learning_rate))
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+  """A public algorithm with options.
+
+  Attributes:
+    algorithm: its public name.
+    variant: what the options are called in the name of a test.
+    learning_rate: one with which it solves the parabola and Rosenbrock's function in 10,000 steps.
+    options: further arguments.
+    factory: what is called with `learning_rate` and the options; None for the public function.
+  """
+
+  algorithm: str
+  variant: str = ''
+  learning_rate: float = 0.01
+  options: Mapping[str, Any] = dataclasses.field(default_factory=dict, hash=False)
+  factory: Callable[..., bo.Recipe] = dataclasses.field(default=None, hash=False)
+
+  def __post_init__(self):
+    object.__setattr__(self, 'factory', self.factory or getattr(bo, self.algorithm))
+
+  def __str__(self) -> str:
+    return f'{self.algorithm}-{self.variant}' if self.variant else self.algorithm
+
+  def make(self, learning_rate: Any = None, **more: Any) -> bo.Recipe:
+    rate = self.learning_rate if learning_rate is None else learning_rate
+    return self.factory(learning_rate=rate, **{**self.options, **more})
+
+  @property
+  def reads_params(self) -> bool:
+    return any(line.reads_params for line in self.make().lines)
+
+  @property
+  def needs_first_rate(self) -> bool:
+    """Whether the learning rate cannot be an array: the recipe divides by its first value."""
+    return self.options.get('weight_decay_mode') == 'independent'
+
+  @property
+  def rounds(self) -> bool:
+    """Whether a slot is kept in a real dtype of 16 bits: it refuses complex parameters, and is a step function."""
+    return 'mu_dtype' in self.options
+
+  @property
+  def static(self) -> tuple[str, ...]:
+    """What optax.inject_hyperparams must be told not to trace."""
+    functions = tuple(name for name, value in self.options.items() if callable(value))
+    return (*functions, 'learning_rate') if self.needs_first_rate else functions
+
+
+def _row(algorithm: str, variant: str = '', learning_rate: float = 0.01, factory: Any = None, **options: Any) -> Row:
+  return Row(algorithm, variant, learning_rate, options, factory)
+
+
+ROWS = (
+  _row('adabelief'),
+  _row('adabelief', 'plain', rectify=False),
+  _row('adabelief', 'no-step-while-young', degenerate_to_sgd=False),
+  _row('adabelief', 'amsgrad', amsgrad=True),
+  _row('adabelief', 'nesterov', nesterov=True),
+  _row('adabelief', 'debiased', residual='debiased'),
+  _row('adabelief', 'previous', residual='previous'),
+  _row('adabelief', 'eps-scaled', eps_scaled=True),
+  _row('adabelief', 'decoupled', weight_decay=1e-3),
+  _row('adabelief', 'l2', weight_decay=1e-3, weight_decay_mode='l2'),
+  _row('adabelief', 'fixed', weight_decay=1e-5, weight_decay_mode='fixed'),
+  _row('adabelief', 'independent', weight_decay=1e-5, weight_decay_mode='independent'),
+  _row('scale_by_belief', factory=descend_by_belief),
+  _row('adam'),
+  _row('adam', 'nesterov-uncorrected', nesterov=True, bias_correction=False),
+  _row('adam', 'bfloat16-mean', mu_dtype='bfloat16'),
+  _row('adamw'),
+  _row('adamw', 'masked', weight_decay=1e-3, mask=matrices_only),
+  _row('nadam'),
+  _row('nadamw'),
+  _row('amsgrad'),
+  _row('amsgrad', 'raw', max_of='raw'),
+  _row('radam', learning_rate=5e-3),
+  _row('radam', 'threshold-4', learning_rate=5e-3, threshold=4.0, nesterov=True, eps_scaled=True),
+  _row('rmsprop', learning_rate=5e-3),
+  _row('rmsprop', 'centered-momentum', learning_rate=1e-3, centered=True, momentum=0.9),
+  _row('rmsprop', 'centered-corrected', learning_rate=1e-3, centered=True, bias_correction=True, eps_in_sqrt=False),
+  _row('rmsprop', 'nesterov-decayed', learning_rate=1e-3, momentum=0.9, nesterov=True, weight_decay=1e-3),
+  _row('sgd', learning_rate=1e-3),
+  _row('sgd', 'momentum', learning_rate=1e-3, momentum=0.9),
+  _row('sgd', 'nesterov-torch', learning_rate=1e-3, momentum=0.9, nesterov=True, first_buffer='undampened'),
+  _row('sgd', 'l2', learning_rate=1e-3, momentum=0.9, dampening=0.1, weight_decay=1e-4, weight_decay_mode='l2'),
+  _row('adagrad', learning_rate=1.0),
+  _row('adagrad', 'torch', learning_rate=1.0, initial_accumulator_value=0.0, eps_in_sqrt=False),
+)
