@@ -338,7 +338,10 @@ def trace_section(args: argparse.Namespace) -> dict[str, Any]:
     return {'trace': trace, 'lower': lower, 'compile': compilation, 'total': trace + lower + compilation}
 
   sampler = Sampler(
-    'trace', {n: functools.partial(run, make) for n, make in args.contenders.items()}, rounds, warm_up=1
+    'trace',
+    {n: functools.partial(run, make) for n, make in args.contenders.items()},
+    rounds,
+    warm_up=0 if args.quick else 1,
   )
   rows = {
     name: {
@@ -526,8 +529,8 @@ def notes(args: argparse.Namespace) -> list[str]:
   if 'step' in args.sections:
     said.append(
       f'"{PASS}" is a jitted, donated x + 1 over as many bytes, read plus written, as AdaBelief needs; "of the pass" '
-      'is the rate at which the needed bytes are moved, relative to its rate. "B/param compiled" is what the kernels of '
-      "the compiled step read and write, by XLA's cost analysis."
+      'is the rate at which the needed bytes are moved, relative to its rate. "B/param compiled" is what the kernels '
+      "of the compiled step read and write, by XLA's cost analysis."
     )
     if not args.torch:
       said.append('torch is not installed: not measured')

@@ -7,8 +7,6 @@ from pathlib import Path
 import jax.numpy as jnp
 import matplotlib
 import numpy as np
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
 
 matplotlib.use('Agg')  # draws into files; needs no screen
 
@@ -39,6 +37,9 @@ matplotlib.rcParams.update({
 
 def digits(test_size=500):
   """scikit-learn's 1797 handwritten digits: train images [n, 64] in 0..1, train labels [n], test images and labels."""
+  from sklearn.datasets import load_digits  # takes seconds, and not every example needs it
+  from sklearn.model_selection import train_test_split
+
   images, labels = load_digits(return_X_y=True)
   images = (images / 16).astype(np.float32)
   train, test, y_train, y_test = train_test_split(images, labels, test_size=test_size, stratify=labels, random_state=0)
@@ -62,6 +63,14 @@ def arguments(doc, name):
   parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument('--out', type=directory, default=f'out/{name}', help='directory of the figures (%(default)s)')
   return parser
+
+
+def plot_loss(axes, losses, window=20, **style):
+  """The loss of each batch, pale, and its mean over windows."""
+  axes.plot(1 + np.arange(len(losses)), losses, **style | {'alpha': 0.25, 'linewidth': 0.7, 'label': None})
+  means = np.asarray(losses)[: len(losses) // window * window].reshape(-1, window).mean(1)
+  axes.plot(window * (np.arange(len(means)) + 0.5), means, **style)
+  axes.set(ylabel='cross entropy of the batch', yscale='log')
 
 
 def save(figure, path):

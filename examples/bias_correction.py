@@ -15,7 +15,7 @@ from _common import COLORS, arguments, save
 
 import belief_optax as bo
 
-STEPS, B1, B2, EPS = 30, 0.9, 0.999, 1e-8
+STEPS, B1, B2, EPS = 20, 0.9, 0.999, 1e-8
 TIME = np.arange(1, STEPS + 1)
 REGIMES = {
   'noise about 0': np.random.default_rng(0).normal(size=STEPS),
@@ -49,23 +49,20 @@ def mistaken(gradients):
 
 
 def main(out: Path):
-  figure, grid = plt.subplots(3, 3, figsize=(9, 7), sharex=True, sharey='row')
-  quantities = (r'$|\hat m|$', r'$\hat v$', r'$|\hat m| \,/\, (\sqrt{\hat v} + \epsilon)$')
+  figure, grid = plt.subplots(3, 3, figsize=(9, 7), sharex=True, sharey='row', subplot_kw={'yscale': 'log'})
   for column, (regime, gradients) in zip(grid.T, REGIMES.items(), strict=True):
+    good, bad = right(gradients), mistaken(gradients)
+    print(f'{regime}: the step at t = 10 is {good[2][9]:.1e}; with the mistake it is {bad[2][9]:.1e}')
+    column[0].plot(TIME, np.abs(gradients), '.', color='0.6', label=r'gradient: $|g|$, $g^2$')
+    column[1].plot(TIME, gradients**2, '.', color='0.6')
+    for axes, ours, theirs in zip(column, good, bad, strict=True):
+      axes.plot(TIME, np.abs(ours), color=COLORS['AdaBelief'], label='right: m and v are kept')
+      axes.plot(TIME, np.abs(theirs), '--', color=COLORS['Adam'], label=r'mistake: $\hat m$ and $\hat v$ are kept')
     column[0].set_title(f'gradient: {regime}')
-    column[2].set_xlabel('step')
-    observed = (np.abs(gradients), gradients**2, None)
-    rows = zip(column, quantities, right(gradients), mistaken(gradients), observed, strict=True)
-    for axes, quantity, good, bad, seen in rows:
-      if seen is not None:
-        axes.plot(TIME, seen, '.', color='0.6', label=r'gradient: $|g|$, $g^2$')
-      axes.plot(TIME, np.abs(good), color=COLORS['AdaBelief'], label='right: m and v are carried on')
-      axes.plot(TIME, np.abs(bad), '--', color=COLORS['Adam'], label=r'mistake: $\hat m$ and $\hat v$ are carried on')
-      axes.set_yscale('log')
-      if axes is grid.T[0][0]: pass
-    column[0].set_ylabel
-  for axes, quantity in zip(grid[:, 0], quantities, strict=True):
+    column[2].set(xlabel='step', xticks=range(0, STEPS + 1, 5))
+  for axes, quantity in zip(grid[:, 0], (r'$|\hat m|$', r'$\hat v$', r'$|\hat m| \,/\, (\sqrt{\hat v} + \epsilon)$'), strict=True):
     axes.set_ylabel(quantity)
+  figure.align_ylabels()
   figure.legend(*grid[0, 0].get_legend_handles_labels(), loc='outside lower center', ncols=3)
   save(figure, out / 'bias_correction.png')
 

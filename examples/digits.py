@@ -5,6 +5,9 @@
 
 For one seed all optimizers get the same initial parameters and the same batches. The seeds train side by side (vmap),
 and an epoch is one compiled scan over its batches.
+
+The default learning rates were chosen for all optimizers in one way: the lowest mean cross entropy on 250 held-out
+training images after 30 epochs, over ten other seeds, on the grid 3e-4, 1e-3, 3e-3, 1e-2, 3e-2 (ten times that for SGD).
 """
 
 import argparse
@@ -21,6 +24,7 @@ import numpy as np
 import optax
 from _common import COLORS, arguments, digits, save
 from flax import nnx
+from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -29,11 +33,11 @@ import belief_optax as bo
 
 BATCH = 32
 OPTIMIZERS = {  # name: (factory, default learning rate)
-  'AdaBelief': (bo.adabelief, 2e-3),
-  'Adam': (bo.adam, 1e-3),
-  'AdamW': (functools.partial(bo.adamw, weight_decay=1e-2), 1e-3),
+  'AdaBelief': (bo.adabelief, 1e-2),
+  'Adam': (bo.adam, 1e-2),
+  'AdamW': (functools.partial(bo.adamw, weight_decay=1e-2), 1e-2),
   'RAdam': (bo.radam, 3e-3),
-  'RMSProp': (bo.rmsprop, 1e-3),
+  'RMSProp': (bo.rmsprop, 3e-4),
   'SGD': (functools.partial(bo.sgd, momentum=0.9), 1e-1),
 }
 
@@ -77,12 +81,13 @@ def evaluate(params, data):
 # Training.
 
 
-def step_sizes(updates, state, b1=0.9):
-  """|update| / |m^| of some parameters: the learning rate that each of them feels; nan where there is no m^."""
+def step_sizes(grads, updates, state, b1=0.9):
+  """|update| / |m^|, the learning rate that a parameter feels, for every 37th; nan where it has no gradient or mean."""
   if 'mu' not in state.slots:
     return jnp.full(1, jnp.nan)
-  u, m = (jnp.concatenate([x.ravel()[::37] for x in jax.tree.leaves(tree)]) for tree in (updates, state.slots['mu']))
-  return jnp.where(m == 0, jnp.nan, jnp.abs(u / m) * (1 - b1**state.count))
+  trees = grads, updates, state.slots['mu']
+  g, u, m = (jnp.concatenate([x.ravel()[::37] for x in jax.tree.leaves(tree)]) for tree in trees)
+  return jnp.where((g == 0) | (m == 0), jnp.nan, jnp.abs(u / m) * (1 - b1**state.count))
 
 
 def compile_epoch(tx, images, labels):
@@ -92,7 +97,7 @@ def compile_epoch(tx, images, labels):
     params, state = carry
     grads, _ = jax.grad(loss, has_aux=True)(params, images[batch], labels[batch])
     updates, state = tx.update(grads, state, params)
-    return (optax.apply_updates(params, updates), state), step_sizes(updates, state)
+    return (optax.apply_updates(params, updates), state), step_sizes(grads, updates, state)
 
   def epoch(params, state, key):
     n = len(images) // BATCH
@@ -122,7 +127,8 @@ def train(name, data, seeds, epochs, learning_rate=None, report=lambda accuracy:
   """Trains the network from all seeds; calls `report` after each epoch."""
   began = time.perf_counter()
   factory, default = OPTIMIZERS[name]
-  tx = factory(learning_rate or default)
+  rate = learning_rate or default
+  tx = factory(optax.cosine_decay_schedule(rate, epochs * (len(data[0]) // BATCH)))
   start_keys, batch_keys = jax.vmap(lambda seed: jax.random.split(jax.random.key(seed)), out_axes=1)(jnp.arange(seeds))
   params = jax.jit(jax.vmap(init))(start_keys)
   state = jax.vmap(tx.init)(params)
@@ -134,7 +140,7 @@ def train(name, data, seeds, epochs, learning_rate=None, report=lambda accuracy:
     sizes.append(jax.device_get(size))
     report(scores[-1][2].mean())
   columns = map(np.stack, zip(*scores, strict=True))
-  return Curve(learning_rate or default, *columns, np.concatenate(sizes, axis=1), time.perf_counter() - began)
+  return Curve(rate, *columns, np.concatenate(sizes, axis=1), time.perf_counter() - began)
 
 
 # What is shown.
@@ -163,11 +169,11 @@ def summary(name, curve):
 def table(curves, seeds):
   of = f'mean ± standard deviation of {seeds} seeds' if seeds > 1 else 'one seed: no spread, so no ranking'
   ranked = len(curves) > 1 and seeds > 1
-  note = f'{of}; * its spread overlaps that of the best: a tie' if ranked else of
-  shown = Table(title='After the last epoch', caption=note)
+  note = f'{of}\n* its spread overlaps that of the best: a tie' if ranked else of
+  shown = Table(title='After the last epoch', caption=note, box=box.SIMPLE)
   shown.add_column('optimizer')
-  for column in ('learning rate', 'train loss', 'test loss', 'accuracy, %', 'seconds'):
-    shown.add_column(column, justify='right')
+  for column in ('learning\nrate', 'train\nloss', 'test\nloss', 'test\naccuracy, %', 'seconds'):
+    shown.add_column(column, justify='right', no_wrap=True)
   star = lambda tie: ' *' if tie and ranked else '  ' if ranked else ''
   losses = ties([c.test_loss[-1] for c in curves.values()])
   accuracies = ties([-c.accuracy[-1] for c in curves.values()])
@@ -207,8 +213,8 @@ def draw_step_sizes(curves):
     axes.plot(steps, median, color=COLORS[name], label=f'{name}, learning rate {curve.learning_rate:g}')
     axes.fill_between(steps, low, high, color=COLORS[name], alpha=0.2, linewidth=0)
   axes.set(xscale='log', yscale='log', xlabel='step', ylabel=r'effective step size  $|\Delta\theta| \,/\, |\hat m|$')
-  axes.set_title('What the learning rate becomes: median and 10-90 % of the parameters')
-  axes.legend(loc='upper left')
+  axes.set_title('What a parameter feels of the learning rate: median, 10-90 % of the parameters')
+  axes.legend(loc='lower right')
   return figure
 
 

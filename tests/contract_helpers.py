@@ -14,15 +14,6 @@ from registry import Row
 STEPS = 7  # rectification becomes adaptive at the sixth step
 
 
-def x64() -> contextlib.AbstractContextManager[Any]:
-  """64-bit types inside the block; the name moved between the jax versions that are supported."""
-  if hasattr(jax, 'enable_x64'):
-    return jax.enable_x64(True)
-  from jax.experimental import enable_x64
-
-  return enable_x64()
-
-
 def params(dtype: Any = jnp.float32) -> dict[str, jax.Array]:
   w = jnp.asarray([[1.0, -2.0], [0.5, 3.0], [-1.5, 0.25]])
   tree = {'w': w, 'b': jnp.asarray([0.75, -1.0])}
@@ -42,17 +33,17 @@ def _cast(x: Any, dtype: Any) -> jax.Array:
   return x.astype(dtype)
 
 
-def run(tx: optax.GradientTransformation, p: Any, grads: Any) -> tuple[list[Any], Any, Any]:
-  """Steps: all updates, the last parameters, the last state."""
+def run(tx: optax.GradientTransformation, p: Any, grads: Any, jit: bool = False) -> tuple[list[Any], Any, Any]:
+  """Steps: all updates, the last parameters, the last state.
 
-  @jax.jit
-  def step(g: Any, state: Any, p: Any) -> tuple[Any, Any, Any]:
-    u, state = tx.update(g, state, p)
-    return u, state, optax.apply_updates(p, u)
-
+  Eager, the step is what `update` itself compiles, which equal optimizers share; `jit` is for wrappers that do not
+  compile themselves.
+  """
+  update = jax.jit(tx.update) if jit else tx.update
   state, updates = tx.init(p), []
   for g in grads:
-    u, state, p = step(g, state, p)
+    u, state = update(g, state, p)
+    p = optax.apply_updates(p, u)
     updates.append(u)
   return updates, p, state
 

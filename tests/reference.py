@@ -172,10 +172,8 @@ class Rate:
 
 def rectifier(b2, t, threshold):
   """r_t, or None while rho_t is under the threshold."""
-  if b2.constant is None:  # a schedule counts as the constant rate with the same product
-    b = DIGITS.power(b2.products[t], DIGITS.divide(1, t))
-  else:
-    b = b2.constant
+  # A schedule counts as the constant rate with the same product.
+  b = b2.constant or DIGITS.power(b2.products[t], DIGITS.divide(1, t))
   rho, rho_inf = lengths(b, t)
   return wide(root_of_ratio(rho, rho_inf)) if rho >= Decimal(float(at(threshold, t))) else None
 

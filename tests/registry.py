@@ -111,7 +111,10 @@ ROWS = (
   _row('radam', 'threshold-4', learning_rate=5e-3, threshold=4.0, nesterov=True, eps_scaled=True),
   _row('rmsprop', learning_rate=5e-3),
   _row('rmsprop', 'centered-momentum', learning_rate=1e-3, centered=True, momentum=0.9),
-  _row('rmsprop', 'centered-corrected', learning_rate=1e-3, centered=True, bias_correction=True, eps_in_sqrt=False),
+  # The variance of one gradient is 0: eps alone bounds the first step.
+  _row(
+    'rmsprop', 'centered-corrected', learning_rate=1e-3, centered=True, bias_correction=True, eps_in_sqrt=False, eps=0.1
+  ),
   _row('rmsprop', 'nesterov-decayed', learning_rate=1e-3, momentum=0.9, nesterov=True, weight_decay=1e-3),
   _row('sgd', learning_rate=1e-3),
   _row('sgd', 'momentum', learning_rate=1e-3, momentum=0.9),

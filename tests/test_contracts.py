@@ -30,10 +30,10 @@ from contract_helpers import (
   run,
   traced,
   types,
-  x64,
 )
 from flax import nnx
 from flax.training.train_state import TrainState
+from helpers import x64
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 from registry import ROWS, Row
@@ -133,26 +133,33 @@ def injected_hyperparameters_equal_constants(row):
   assert traced_numbers - set(row.static) <= set(state.hyperparams)
 
 
-def _rates(row: Row) -> Callable[[Any], Any]:
-  return optax.linear_schedule(row.learning_rate, row.learning_rate / 4, STEPS)
+def _stop(row: Row) -> Callable[[Any], Any]:
+  """A learning rate that is the row's, but 0 at the last step."""
+  return lambda count: jnp.where(count < STEPS - 1, row.learning_rate, 0.0)
+
+
+@functools.cache
+def scheduled(row: Row) -> Any:
+  return run(row.make(_stop(row)), params(), gradients())
+
+
+@contract()
+def schedule_is_called_with_the_finished_steps(row):
+  """The learning rate is that of count 0, 1, ...; the state is made as with a number."""
+  updates, _, state = scheduled(row)
+  assert_close(updates[:-1], plain(row)[0][:-1])
+  assert types(state) == types(plain(row)[2])
+  distance = lambda a, b: max(
+    float(jnp.max(jnp.abs(x - y))) for x, y in zip(*map(jax.tree.leaves, (a, b)), strict=True)
+  )
+  assert distance(updates[-1], plain(row)[0][-1]) > row.learning_rate / 100
 
 
 @contract()
 def injected_schedule_equals_schedule(row):
-  schedule = _rates(row)
-  tx = optax.inject_hyperparams(row.factory, static_args=row.static)(learning_rate=schedule, **row.options)
+  tx = optax.inject_hyperparams(row.factory, static_args=row.static)(learning_rate=_stop(row), **row.options)
   updates, p, state = run(tx, params(), gradients())
-  assert_close((updates, p, state.inner_state), run(row.make(schedule), params(), gradients()), rtol=1e-4)
-
-
-@contract()
-def schedule_scales_the_step_and_not_the_state(row):
-  """The learning rate is called with 0, 1, ...; the state is that of a number."""
-  u, p, state = run(row.make(lambda count: row.learning_rate + 0 * count), params(), gradients())
-  assert_close((u, p, state), plain(row))
-  late = run(row.make(lambda count: jnp.where(count < STEPS - 1, row.learning_rate, 0.0)), params(), gradients())
-  assert_close(late[0][:-1], plain(row)[0][:-1])
-  assert any(jnp.any(a != b) for a, b in zip(*map(jax.tree.leaves, (late[0][-1], plain(row)[0][-1])), strict=True))
+  assert_close((updates, p, state.inner_state), scheduled(row), rtol=1e-4)
 
 
 @contract()
@@ -177,7 +184,7 @@ def works_in_a_partition(row):
 @contract()
 def works_under_multi_steps(row):
   grads = gradients()[:4]
-  updates, _, state = run(optax.MultiSteps(row.make(), 2), params(), grads)
+  updates, _, state = run(optax.MultiSteps(row.make(), 2), params(), grads, jit=True)
   means = [jax.tree.map(lambda a, b: (a + b) / 2, *pair) for pair in (grads[:2], grads[2:])]
   expected, _, inner = run(row.make(), params(), means)
   assert_equal(updates[0], jax.tree.map(jnp.zeros_like, updates[0]))
@@ -190,7 +197,7 @@ def works_under_apply_if_finite(row):
   tx = optax.apply_if_finite(row.make(), 3)
   p, (first, second) = params(), gradients()[:2]
   bad = jax.tree.map(lambda g: g.at[0].set(jnp.nan), first)
-  u, _, _ = run(tx, p, [first, bad, second])
+  u, _, _ = run(tx, p, [first, bad, second], jit=True)
   assert_equal(u[1], jax.tree.map(jnp.zeros_like, p))
   assert_close([u[0], u[2]], plain(row)[0][:2])
 
@@ -207,7 +214,7 @@ def works_under_lookahead(row):
   assert_close(after.fast, optax.apply_updates(slow, u), rtol=1e-5)
 
 
-def _descend(tx: Any, read: Callable[[Any, Any], Any] = lambda state, p: p) -> tuple[float, float]:
+def _descend(tx: Any, read: Callable[[Any, Any], Any] | None = None) -> tuple[float, float]:
   """The loss of a parabola before and after some compiled steps."""
   loss = lambda p: sum(jnp.sum((x - 1) ** 2) for x in jax.tree.leaves(p))
 
@@ -219,7 +226,7 @@ def _descend(tx: Any, read: Callable[[Any, Any], Any] = lambda state, p: p) -> t
   @jax.jit
   def loop(p: Any) -> Any:
     (p, state), _ = jax.lax.scan(body, (p, tx.init(p)), None, length=300)
-    return loss(read(state, p))
+    return loss(read(state, p) if read else p)
 
   return float(loss(params())), float(loop(params()))
 
@@ -311,14 +318,14 @@ def survives_orbax(row):
 
 @contract()
 def scans(row):
-  tx, grads = row.make(), gradients()
+  tx = row.make()
 
   def body(carry, g):
     p, state = carry
     u, state = tx.update(g, state, p)
     return (optax.apply_updates(p, u), state), u
 
-  stacked = jax.tree.map(lambda *xs: jnp.stack(xs), *grads)
+  stacked = jax.tree.map(lambda *xs: jnp.stack(xs), *gradients())
   (p, state), updates = jax.lax.scan(body, (params(), tx.init(params())), stacked)
   expected = jax.tree.map(lambda *xs: jnp.stack(xs), *plain(row)[0])
   assert_close((updates, p, state), (expected, *plain(row)[1:]), rtol=1e-5)
@@ -349,10 +356,10 @@ def branches(row, dtype):
         tx.init(p)
       return
     state = tx.init(p)
-    abstract = jax.eval_shape(
-      lambda on, g, state, p: jax.lax.cond(on, tx.update, lambda g, state, p: (g, state), g, state, p), True, g, state, p
-    )
-    assert jax.tree.map(lambda x: (x.shape, x.dtype), abstract) == jax.tree.map(lambda x: (x.shape, x.dtype), (g, state))
+    either = lambda on, *args: jax.lax.cond(on, tx.update, lambda g, state, _: (g, state), *args)
+    found = jax.eval_shape(either, True, g, state, p)
+    signature = functools.partial(jax.tree.map, lambda x: (x.shape, x.dtype))
+    assert signature(found) == signature((g, state))
 
 
 @contract(grads_dtype=(jnp.bfloat16, jnp.float32))
@@ -371,43 +378,43 @@ def updates_have_the_dtype_of_the_gradients(row, grads_dtype):
 @contract()
 def vmaps_over_a_population(row):
   rates = row.learning_rate * jnp.asarray([0.5, 1.0, 2.0])
-  population = jax.vmap(lambda rate: run(row.make(rate), params(), gradients())[1:])
+  (_, p, state), g = plain(row), gradients()[0]
+  step = lambda rate: (row.make(rate).init(p), row.make(rate).update(g, state, p))
   if row.needs_first_rate:
     with pytest.raises(TypeError, match="weight_decay_mode='independent' needs the learning rate at the first step"):
-      population(rates)
+      jax.vmap(step)(rates)
     return
-  found = jax.jit(population)(rates)
-  for i, rate in enumerate(rates.tolist()):
-    expected = run(row.make(rate), params(), gradients())[1:] if i != 1 else plain(row)[1:]
-    assert_close(jax.tree.map(lambda x, i=i: x[i], found), expected, rtol=1e-5)
+  found = jax.vmap(step)(rates)
+  for i, rate in enumerate(rates):
+    assert_close(jax.tree.map(lambda x, i=i: x[i], found), step(rate), rtol=1e-5)
+  assert_close(found[1][1][0]['w'][1], row.make().update(g, state, p)[0]['w'], rtol=1e-5)
 
 
 @contract()
 def differentiates(row):
-  """Backpropagation through two young steps and one old step agrees with differences, and zeros give no NaN."""
+  """Backpropagation through young steps and an old one agrees with differences, and zeros give no NaN."""
   with x64():
-    p, grads = params(jnp.float64), gradients(3, jnp.float64)
-    tx = row.make()
+    p, tx = params(jnp.float64), row.make()
+    grads = jax.tree.map(lambda *xs: jnp.stack(xs), *gradients(3, jnp.float64))
 
-    def after(scale, grads):
-      state, q, total = tx.init(p), p, 0.0
-      for i, g in enumerate(grads):
-        state = state._replace(count=state.count + 20 * (i == 2))  # rectification is adaptive by then
-        u, state = tx.update(jax.tree.map(lambda g: scale * g, g), state, q)
-        q = optax.apply_updates(q, u)
-        total += sum(jnp.sum(jnp.sin(x)) for x in jax.tree.leaves(u)) / row.learning_rate
-      return total
+    def objective(scale, grads):
+      def step(carry, now):
+        (q, state), (g, passed) = carry, now
+        u, state = tx.update(g, state._replace(count=state.count + passed), q)
+        return (optax.apply_updates(q, u), state), u
 
-    value = jax.jit(after)
-    h = 1e-5
-    slope = (value(1.3 + h, grads) - value(1.3 - h, grads)) / (2 * h)
-    gradient = jax.jit(jax.grad(after, argnums=(0, 1)))
-    by_scale, by_gradients = gradient(1.3, grads)
+      passed = jnp.asarray([0, 0, 20])  # rectification is adaptive by then
+      _, u = jax.lax.scan(step, (p, tx.init(p)), (jax.tree.map(lambda g: scale * g, grads), passed))
+      return sum(jnp.sum(jnp.sin(x)) for x in jax.tree.leaves(u)) / row.learning_rate
+
+    both, h = jax.jit(jax.value_and_grad(objective, argnums=(0, 1))), 1e-5
+    slope = (both(1.3 + h, grads)[0] - both(1.3 - h, grads)[0]) / (2 * h)
+    _, (by_scale, by_gradients) = both(1.3, grads)
     if not row.rounds:
       np.testing.assert_allclose(by_scale, slope, rtol=1e-5, atol=1e-7)
-    assert all(jnp.isfinite(x).all() for x in jax.tree.leaves(by_gradients))
-    of_zeros = gradient(1.3, jax.tree.map(jnp.zeros_like, grads))
-    assert all(jnp.isfinite(x).all() for x in jax.tree.leaves(of_zeros))
+    _, of_zeros = both(1.3, jax.tree.map(jnp.zeros_like, grads))
+    assert all(jnp.isfinite(x).all() for x in jax.tree.leaves((by_gradients, of_zeros)))
+    assert any(jnp.any(x != 0) for x in jax.tree.leaves(by_gradients))
 
 
 # Trees of all kinds.
@@ -415,59 +422,50 @@ def differentiates(row):
 
 @contract()
 def none_gradients_move_nothing(row):
-  tx, p = row.make(), params()
-  state = tx.init(p)
-  g = {**gradients()[0], 'b': None}
+  """None for a leaf, for a subtree, and where the parameter is None itself."""
+  tx, p = row.make(), {**params(), 'sub': {'x': jnp.ones(2)}, 'absent': None}
+  g, state = {**gradients()[0], 'b': None, 'sub': None, 'absent': None}, tx.init(p)
   u, after = tx.update(g, state, p)
-  assert u['b'] is None
+  assert (u['b'], u['sub'], u['absent']) == (None, None, None)
   assert_close(u['w'], plain(row)[0][0]['w'])
   assert types(after) == types(state)
-  for slot in state.slots:
-    assert_equal(after.slots[slot]['b'], state.slots[slot]['b'])
-  # None for a whole subtree, and None among the parameters.
-  nested = {'a': p, 'frozen': None}
-  u, after = tx.update({'a': gradients()[0], 'frozen': None}, tx.init(nested), nested)
-  assert_close(u, {'a': plain(row)[0][0], 'frozen': None})
-  assert jax.tree.structure(after) == jax.tree.structure(tx.init(nested))
-  state = tx.init({'a': p})
-  u, after = tx.update({'a': None}, state, {'a': p})
-  assert u == {'a': None}
-  assert_equal(after.slots, state.slots)
+  for name, slot in state.slots.items():
+    assert slot['absent'] is None
+    for still in ('b', 'sub'):
+      assert_equal(after.slots[name][still], slot[still])
 
 
 @contract()
 def empty_trees_are_trees(row):
   tx = row.make()
-  for empty in ({}, (), [], {'a': {}}, None):
-    u, state = tx.update(empty, tx.init(empty), empty)
-    assert u == empty
-    assert state.count == 1
+  for empty in ((), [], {'a': {}}, {'a': None}):
+    state = tx.init(empty)
+    assert types(jax.eval_shape(tx.update, empty, state, empty)) == types((empty, state))
+  u, state = tx.update({}, tx.init({}), {})
+  assert u == {}
+  assert state.count == 1
 
 
 @contract()
-def scalars_and_python_numbers_are_parameters(row):
-  tx, grads = row.make(), [0.5, -1.0, 2.0]
-  expected = run(tx, {'a': jnp.asarray(1.5)}, [{'a': jnp.asarray(g)} for g in grads])
-  bare = run(tx, jnp.asarray(1.5), [jnp.asarray(g) for g in grads])
-  assert_equal(bare[:2], ([u['a'] for u in expected[0]], expected[1]['a']))
-  p, state = {'a': 1.5}, tx.init({'a': 1.5})
-  assert types(state) == types(tx.init({'a': jnp.asarray(1.5)}))
-  for g, u_expected in zip(grads, expected[0], strict=True):
-    before = types(state)
-    u, state = tx.update({'a': g}, state, p)
-    assert_close(u, u_expected)
-    assert types(state) == before
-    p = optax.apply_updates(p, u)
-
-
-@contract()
-def zero_size_arrays_are_parameters(row):
+def any_number_is_a_parameter(row):
+  """Scalars, Python numbers and arrays without elements."""
   tx = row.make()
-  p, grads = {**params(), 'none': jnp.zeros((0, 3))}, [{**g, 'none': jnp.zeros((0, 3))} for g in gradients()[:2]]
-  updates, _, state = run(tx, p, grads)
-  assert [u.pop('none').shape for u in updates] == [(0, 3), (0, 3)]
-  assert_close(updates, plain(row)[0][:2])
-  assert {slot['none'].shape for slot in state.slots.values()} <= {(0, 3)}
+  p = {'scalar': jnp.asarray(1.5), 'python': 1.5, 'none': jnp.zeros((0, 3))}
+  g = {'scalar': jnp.asarray(0.5), 'python': 0.5, 'none': jnp.zeros((0, 3))}
+  state = tx.init(p)
+  for slot in state.slots.values():
+    assert types(slot['python']) == types(slot['scalar'])
+  state = state._replace(count=state.count + STEPS)
+  for _ in range(2):
+    u, after = tx.update(g, state, p)
+    assert types(after) == types(state)
+    assert_equal(u['python'], u['scalar'])
+    assert u['scalar'] != 0
+    assert u['none'].shape == (0, 3)
+    state = after
+  bare = tx.init(1.5)
+  u, after = jax.eval_shape(tx.update, 0.5, bare, 1.5)
+  assert (u.shape, types(after)) == ((), types(bare))
 
 
 @contract()
@@ -491,89 +489,114 @@ def params_are_optional_where_nothing_decays(row):
 # Compilation.
 
 
-@contract()
-def second_step_compiles_nothing(row):
-  tx, p, grads = row.make(), params(), gradients()
-
-  def step(p, state, g):
-    u, state = tx.update(g, state, p)
-    return optax.apply_updates(p, u), state
-
-  jitted, traces = traced(step)
-  q, state = jitted(p, tx.init(p), grads[0])
-  jitted(q, state, grads[1])
-  assert len(traces) == 1
-  u, state = tx.update(grads[0], tx.init(p), p)  # eager, where `update` compiles itself
-  q = optax.apply_updates(p, u)
-  with compilations() as compiled:
-    tx.update(grads[1], state, q)
-  assert compiled == []
-
-
-@contract()
-def donates(row):
-  """All of the old state is reused; a buffer that cannot be is a warning, and warnings are errors."""
+@functools.cache
+def _train_step(row: Row) -> Any:
   tx = row.make()
 
   def step(p, state, g):
     u, state = tx.update(g, state, p)
     return optax.apply_updates(p, u), state
 
-  p, state, g = params(), tx.init(params()), gradients()[0]
-  jax.block_until_ready(jax.jit(step, donate_argnums=(0, 1))(p, state, g))
+  return traced(step, donate_argnums=(0, 1))
+
+
+@contract()
+def second_step_compiles_nothing(row):
+  tx, p, grads, (step, traces) = row.make(), params(), gradients(), _train_step(row)
+  q, state = step(params(), tx.init(p), grads[0])
+  step(q, state, grads[1])
+  assert len(traces) == 1
+  _, state = tx.update(grads[0], tx.init(p), p)  # eager, where `update` compiles itself
+  with compilations() as compiled:
+    tx.update(grads[1], state, p)
+  assert compiled == []
+
+
+@contract()
+def donates(row):
+  """All of the old state is reused; a buffer that cannot be is a warning, and warnings are errors."""
+  p, state, g = params(), row.make().init(params()), gradients()[0]
+  step, _ = _train_step(row)
+  jax.block_until_ready(step(p, state, g))
   assert all(x.is_deleted() for x in jax.tree.leaves((p, state)))
   assert not any(x.is_deleted() for x in jax.tree.leaves(g))
 
 
+def _on_a_mesh() -> Any:
+  """Parameters and gradients, split over eight devices with explicit types."""
+  sharded = NamedSharding(jax.sharding.get_mesh(), P('data'))
+  p = {'w': jax.device_put(jnp.ones((8, 2)), sharded), 'b': jax.device_put(jnp.ones(16), sharded)}
+  return p, jax.tree.map(lambda p: p * 2, p)
+
+
+def _explicit_mesh() -> Any:
+  return jax.set_mesh(jax.make_mesh((8,), ('data',), axis_types=(AxisType.Explicit,)))
+
+
 @contract()
 def types_agree_on_an_explicit_mesh(row):
-  mesh = jax.make_mesh((8,), ('data',), axis_types=(AxisType.Explicit,))
-  with jax.set_mesh(mesh):
-    sharded = NamedSharding(mesh, P('data'))
-    p = {'w': jax.device_put(jnp.ones((8, 2)), sharded), 'b': jax.device_put(jnp.ones(16), sharded)}
-    g = jax.tree.map(lambda p: p * 2, p)
-    tx = row.make()
+  with _explicit_mesh():
+    (p, g), tx = _on_a_mesh(), row.make()
+    state = tx.init(p)  # eager
+
+    def inside(p, g, state):
+      u, after = tx.update(g, state, p)
+      assert types(state) == types(tx.init(p)) == types(after)
+      assert types(u) == types(g)
+
+    jax.eval_shape(inside, p, g, state)
+    assert {jax.typeof(x).sharding.spec[0] for x in jax.tree.leaves(state.slots)} <= {'data'}
+
+
+def test_runs_on_an_explicit_mesh():
+  """The contract above compares types; here they are also compiled and run."""
+  with _explicit_mesh():
+    (p, g), tx = _on_a_mesh(), bo.adabelief(0.1, weight_decay=0.1, amsgrad=True)
     state = tx.init(p)
     u, after = tx.update(g, state, p)
-    assert types(state) == types(jax.jit(tx.init)(p)) == types(after)
-    assert types(u) == types(g)
-    specs = {jax.typeof(x).sharding.spec[0] for x in jax.tree.leaves(state.slots)}
-    assert specs <= {'data'}
+    assert types((u, after)) == types((g, jax.jit(tx.init)(p)))
+  host = jax.tree.map(np.asarray, (g, p))
+  assert_close(jax.tree.map(np.asarray, u), tx.update(host[0], tx.init(host[1]), host[1])[0])
 
 
 # Training loops of others.
 
 
+def _apply(train_state: TrainState, g: Any) -> TrainState:
+  return train_state.apply_gradients(grads=g)
+
+
 @contract()
 def equal_optimizers_share_a_train_state_trace(row):
-  step, traces = traced(lambda train_state, g: train_state.apply_gradients(grads=g))
+  step, traces = traced(_apply)
   for _ in range(2):
-    state = TrainState.create(apply_fn=None, params=params(), tx=row.make())
-    state = step(state, gradients()[0])
+    state = step(TrainState.create(apply_fn=None, params=params(), tx=row.make()), gradients()[0])
   assert len(traces) == 1
-  expected = optax.apply_updates(params(), plain(row)[0][0])
-  assert_close(state.params, expected)
-  step(TrainState.create(apply_fn=None, params=params(), tx=row.make(row.learning_rate * 2)), gradients()[0])
+  assert_close(state.params, optax.apply_updates(params(), plain(row)[0][0]))
+
+
+def test_other_optimizers_do_not_share_a_train_state_trace():
+  step, traces = traced(_apply)
+  for rate in (0.1, 0.2):
+    step(TrainState.create(apply_fn=None, params=params(), tx=bo.sgd(rate)), gradients()[0])
   assert len(traces) == 2
+
+
+class Model(nnx.Module):
+  """Parameters, and a variable that is none."""
+
+  def __init__(self):
+    self.w, self.b = nnx.Param(params()['w']), nnx.Param(params()['b'])
+    self.steps = nnx.BatchStat(jnp.zeros((), jnp.int32))
 
 
 @contract()
 def drives_an_nnx_optimizer(row):
-  class Model(nnx.Module):
-    def __init__(self):
-      self.w, self.b = nnx.Param(params()['w']), nnx.Param(params()['b'])
-      self.steps = nnx.BatchStat(jnp.zeros(()))
-
   model = Model()
   optimizer = nnx.Optimizer(model, row.make(), wrt=nnx.Param)
-
-  @nnx.jit
-  def step(model, optimizer, g):
-    loss = lambda model: jnp.sum(model.w[...] * g['w']) + jnp.sum(model.b[...] * g['b'])
-    optimizer.update(model, nnx.grad(loss)(model))
-
   for g in gradients()[:2]:
-    step(model, optimizer, g)
+    loss = lambda model, g=g: jnp.sum(model.w[...] * g['w']) + jnp.sum(model.b[...] * g['b'])
+    optimizer.update(model, nnx.grad(loss)(model))
   _, expected, _ = run(row.make(), params(), gradients()[:2])
   assert_close({'w': model.w[...], 'b': model.b[...]}, expected)
 
@@ -581,32 +604,31 @@ def drives_an_nnx_optimizer(row):
 # Convergence.
 
 
-def _problem(name: str, dtype: Any) -> tuple[Any, Any, Callable[[Any], Any]]:
-  """A start, the solution and the objective, as in optax's own tests."""
+def _problems(dtype: Any) -> tuple[Any, Any, Callable[[Any], Any]]:
+  """Starts, solutions and the objective of two problems: independent, as every rule is elementwise."""
   square = lambda x: x.real**2 + x.imag**2
-  phase = 1 + 1j if jnp.issubdtype(dtype, jnp.complexfloating) else 1
-  if name == 'parabola':
-    solution = jnp.asarray([1.0, -1.0, 1.0]) * phase
-    return jnp.asarray([-1.0, 10.0, 1.0]) * phase, solution, lambda p: jnp.sum(square(p - solution))
-  a = 1.0 * phase
-  rosenbrock = lambda p: square(a - p[0]) + 100 * square(p[1] - p[0] ** 2)
-  return jnp.zeros(2, dtype), jnp.asarray([a, a**2]), rosenbrock
+  a = jnp.asarray(0.6 + 0.8j if jnp.issubdtype(dtype, jnp.complexfloating) else 1.0, dtype)
+  solution = {'parabola': a * jnp.asarray([1.0, -1.0, 1.0]), 'rosenbrock': jnp.asarray([a, a**2])}
+  start = {'parabola': a * jnp.asarray([-1.0, 10.0, 1.0]), 'rosenbrock': jnp.zeros(2, dtype)}
+
+  def objective(p):
+    x, y = p['rosenbrock']
+    return jnp.sum(square(p['parabola'] - solution['parabola'])) + square(a - x) + 100 * square(y - x**2)
+
+  return start, solution, objective
 
 
-@contract(problem=(('parabola', 'float32'), ('parabola', 'complex64'), ('rosenbrock', 'float32'), ('rosenbrock', 'complex64')))
-def converges(row, problem):
-  dtype = jnp.dtype(problem[1])
+@contract(dtype=(jnp.float32, jnp.complex64))
+def converges(row, dtype):
   if row.rounds and dtype == jnp.complex64:
     return  # `branches` checks that it is refused
-  start, solution, objective = _problem(problem[0], dtype)
+  start, solution, objective = _problems(dtype)
   tx = row.make()
 
   def body(_, carry):
     p, state = carry
-    u, state = tx.update(jax.grad(objective)(p).conj(), state, p)
+    u, state = tx.update(jax.tree.map(jnp.conj, jax.grad(objective)(p)), state, p)
     return optax.apply_updates(p, u), state
 
-  start = start.astype(dtype)
   found, _ = jax.jit(lambda p: jax.lax.fori_loop(0, 10_000, body, (p, tx.init(p))))(start)
-  assert found.dtype == dtype
-  np.testing.assert_allclose(found, solution, rtol=3e-2, atol=3e-2)
+  assert_close(found, solution, rtol=3e-2, atol=3e-2)
