@@ -93,12 +93,13 @@ class State(NamedTuple):
   Attributes:
     count: int32, the number of finished steps; it stops at 2^31 - 1.
     slots: for each name (`mu`, `nu`, ...) a tree with the structure of the parameters.
-    ages: for each decay rate that is a schedule -log of the product of its values so far; empty for numbers.
+    ages: for each decay rate that is a schedule -log of the product of its values so far, as a sum and what rounding
+      has lost of it; empty for numbers.
   """
 
   count: jax.Array  # pyright: ignore[reportIncompatibleMethodOverride]
   slots: dict[str, Any]
-  ages: dict[str, jax.Array]
+  ages: dict[str, tuple[jax.Array, jax.Array]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -310,7 +311,8 @@ class Init:
       for line in self.lines:
         _mask(line, params)
     slots = {slot.name: jax.tree.map(slot.init, params) for line in self.lines for slot in line.slots}
-    ages = {name: jnp.zeros([], _real_dtype()) for name in _scheduled_rates(self.lines)}
+    zero = functools.partial(jnp.zeros, [], _real_dtype())
+    ages = {name: (zero(), zero()) for name in _scheduled_rates(self.lines)}
     return State(jnp.zeros([], jnp.int32), slots, ages)
 
 
@@ -358,8 +360,8 @@ def _update(static: tuple[Line, ...], data: list[Any], updates: Any, state: Stat
 
   rates = _scheduled_rates(lines)
   before = Now(state.count, {}, {})
-  ages = {name: state.ages[name] + formulas.decay_exponent(before(rate)) for name, rate in rates.items()}
-  now = Now(state.count, ages, state.ages)
+  ages = {name: formulas.two_sum(state.ages[name], formulas.decay_exponent(before(b))) for name, b in rates.items()}
+  now = Now(state.count, {n: age[0] for n, age in ages.items()}, {n: age[0] for n, age in state.ages.items()})
   rule, scalars = _rule(lines, now)
   cast = functools.cache(lambda real: [k.astype(real) if jnp.issubdtype(k.dtype, jnp.inexact) else k for k in scalars])
 

@@ -31,7 +31,14 @@ def _xp(*values: Number) -> ModuleType:
 
 def ema(old: Number, new: Number, rate: Number) -> Number:
   """Moves an average towards a value: b old + (1-b) new, with rate = 1-b."""
+  if _forgets(rate):
+    return (1 - rate) * old + rate * new
   return old + rate * (new - old)
+
+
+def _forgets(rate: Number) -> bool:
+  """Whether b < 1/2. Then b old is the small term: b = 0 must leave no rounding of the old value in the new one."""
+  return _xp(rate) is np and rate > 0.5
 
 
 def square(r: Number, weight: Number = 1.0) -> Number:
@@ -49,7 +56,21 @@ def ema_square(old: Number, r: Number, rate: Number, weight: Number | None = Non
   """
   bound = rate * (float(jnp.finfo(old.dtype).max) / 2)
   added = jnp.minimum(square(r, rate if weight is None else weight) + floor, bound)
-  return old + (added - rate * old)
+  return (1 - rate) * old + added if _forgets(rate) else old + (added - rate * old)
+
+
+def add_square(old: Number, r: Number) -> Number:
+  """Adds |r|^2 to a sum of squares that stays finite; the bound is inside for the same reason."""
+  return old + jnp.minimum(square(r), float(jnp.finfo(old.dtype).max) - old)
+
+
+def two_sum(total: tuple[Number, Number], x: Number) -> tuple[Number, Number]:
+  """Adds x to a sum that is kept with what its rounding has lost: 10^5 terms of 10^-5 are 1 in float32, not 1.001."""
+  high, low = total
+  x = x + low
+  new = high + x
+  part = new - high
+  return new, (high - (new - part)) + (x - part)
 
 
 def safe_sqrt(v: Number) -> Number:

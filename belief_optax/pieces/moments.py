@@ -271,7 +271,7 @@ class accumulate_squares(Line):
     return (Slot('nu', real=True, fill=self.initial),)
 
   def step(self, x: Leaf, k: Any) -> Leaf:
-    nu = x.slots['nu'] + formulas.square(x.g)  # v_t = v_{t-1} + |g_t|^2
+    nu = formulas.add_square(x.slots['nu'], x.g)  # v_t = v_{t-1} + |g_t|^2
     return x.keep(nu=nu).set(nu_hat=nu)
 
 
