@@ -20,19 +20,21 @@ COLORS = {
   'SGD': '#009E73',
 }
 
-matplotlib.rcParams.update({
-  'axes.axisbelow': True,
-  'axes.grid': True,
-  'axes.prop_cycle': matplotlib.cycler(color=COLORS.values()),
-  'axes.spines.right': False,
-  'axes.spines.top': False,
-  'axes.titlesize': 'medium',
-  'figure.constrained_layout.use': True,
-  'figure.dpi': 150,
-  'font.size': 10,
-  'grid.alpha': 0.25,
-  'legend.frameon': False,
-})
+matplotlib.rcParams.update(
+  {
+    'axes.axisbelow': True,
+    'axes.grid': True,
+    'axes.prop_cycle': matplotlib.cycler(color=COLORS.values()),
+    'axes.spines.right': False,
+    'axes.spines.top': False,
+    'axes.titlesize': 'medium',
+    'figure.constrained_layout.use': True,
+    'figure.dpi': 150,
+    'font.size': 10,
+    'grid.alpha': 0.25,
+    'legend.frameon': False,
+  }
+)
 
 
 def digits(test_size=500):

@@ -17,6 +17,7 @@ import belief_optax as bo
 
 STEPS, B1, B2, EPS = 20, 0.9, 0.999, 1e-8
 TIME = np.arange(1, STEPS + 1)
+QUANTITIES = (r'$|\hat m|$', r'$\hat v$', r'$|\hat m| \,/\, (\sqrt{\hat v} + \epsilon)$')
 REGIMES = {
   'noise about 0': np.random.default_rng(0).normal(size=STEPS),
   'linearly growing': TIME / 10,
@@ -60,7 +61,7 @@ def main(out: Path):
       axes.plot(TIME, np.abs(theirs), '--', color=COLORS['Adam'], label=r'mistake: $\hat m$ and $\hat v$ are kept')
     column[0].set_title(f'gradient: {regime}')
     column[2].set(xlabel='step', xticks=range(0, STEPS + 1, 5))
-  for axes, quantity in zip(grid[:, 0], (r'$|\hat m|$', r'$\hat v$', r'$|\hat m| \,/\, (\sqrt{\hat v} + \epsilon)$'), strict=True):
+  for axes, quantity in zip(grid[:, 0], QUANTITIES, strict=True):
     axes.set_ylabel(quantity)
   figure.align_ylabels()
   figure.legend(*grid[0, 0].get_legend_handles_labels(), loc='outside lower center', ncols=3)

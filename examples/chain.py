@@ -1,9 +1,9 @@
 """Pieces of belief_optax among transformations of optax: clipping, a schedule, groups, gradient accumulation.
 
-  recipe        our own variant: an ordered list of pieces
-  by_path       no decay on biases; the kernel of the head at a tenth of the learning rate
-  optax.chain   with clipping before it
-  MultiSteps    one step for four small batches
+- `recipe`: a variant of our own, an ordered list of pieces;
+- `by_path`: no decay on biases, and the kernel of the head at a tenth of the learning rate;
+- `optax.chain`: with clipping before them;
+- `optax.MultiSteps`: one step for four small batches.
 """
 
 import functools

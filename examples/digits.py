@@ -6,14 +6,20 @@
 For one seed all optimizers get the same initial parameters and the same batches. The seeds train side by side (vmap),
 and an epoch is one compiled scan over its batches.
 
-The default learning rates were chosen for all optimizers in one way: the lowest mean cross entropy on 250 held-out
-training images after 30 epochs, over ten other seeds, on the grid 3e-4, 1e-3, 3e-3, 1e-2, 3e-2 (ten times that for SGD).
+Each learning rate falls to 0 along a cosine. The defaults lie in the flat middle of what works: on the grid 3e-4, 1e-3,
+3e-3, 1e-2, 3e-2 (ten times that for SGD) no other rate was better by more than the spread over seeds, judged by ten
+other seeds on 250 training images that were held out.
+
+The spread in the table is over seeds. That the test images are only 500 adds a standard error of about 0.6 % to every
+accuracy.
 """
 
 import argparse
 import functools
 import math
+import signal
 import sys
+import threading
 import time
 from typing import NamedTuple
 
@@ -36,8 +42,8 @@ OPTIMIZERS = {  # name: (factory, default learning rate)
   'AdaBelief': (bo.adabelief, 1e-2),
   'Adam': (bo.adam, 1e-2),
   'AdamW': (functools.partial(bo.adamw, weight_decay=1e-2), 1e-2),
-  'RAdam': (bo.radam, 3e-3),
-  'RMSProp': (bo.rmsprop, 3e-4),
+  'RAdam': (bo.radam, 1e-2),
+  'RMSProp': (bo.rmsprop, 1e-2),
   'SGD': (functools.partial(bo.sgd, momentum=0.9), 1e-1),
 }
 
@@ -123,8 +129,8 @@ class Curve(NamedTuple):
   seconds: float
 
 
-def train(name, data, seeds, epochs, learning_rate=None, report=lambda accuracy: None):
-  """Trains the network from all seeds; calls `report` after each epoch."""
+def train(name, data, seeds, epochs, learning_rate=None, report=lambda _: None):
+  """Trains the network from all seeds; calls `report` with the accuracy after each epoch."""
   began = time.perf_counter()
   factory, default = OPTIMIZERS[name]
   rate = learning_rate or default
@@ -151,8 +157,8 @@ def spread(values):
   return values.std(ddof=1) if len(values) > 1 else np.nan
 
 
-def plus_minus(values, digits):
-  return f'{values.mean():.{digits}f}' + (f' ± {spread(values):.{digits}f}' if len(values) > 1 else '')
+def plus_minus(values, form):
+  return f'{values.mean():{form}}' + (f' ± {spread(values):{form}}' if len(values) > 1 else '')
 
 
 def ties(scores):
@@ -162,7 +168,7 @@ def ties(scores):
 
 
 def summary(name, curve):
-  loss, accuracy = plus_minus(curve.test_loss[-1], 3), plus_minus(100 * curve.accuracy[-1], 1)
+  loss, accuracy = plus_minus(curve.test_loss[-1], '.2g'), plus_minus(100 * curve.accuracy[-1], '.1f')
   return f'{name}: test loss {loss}, test accuracy {accuracy} %, {curve.seconds:.1f} s'
 
 
@@ -181,9 +187,9 @@ def table(curves, seeds):
     shown.add_row(
       name,
       f'{c.learning_rate:g}',
-      f'{c.train_loss[-1].mean():.4f}',
-      plus_minus(c.test_loss[-1], 3) + star(loss),
-      plus_minus(100 * c.accuracy[-1], 1) + star(accuracy),
+      f'{c.train_loss[-1].mean():.2g}',
+      plus_minus(c.test_loss[-1], '.2g') + star(loss),
+      plus_minus(100 * c.accuracy[-1], '.1f') + star(accuracy),
       f'{c.seconds:.1f}',
     )
   return shown
@@ -192,6 +198,7 @@ def table(curves, seeds):
 def draw_curves(curves):
   figure, (left, right) = plt.subplots(1, 2, figsize=(9, 4))
   for name, curve in curves.items():
+    seeds = curve.accuracy.shape[1]
     for axes, values in ((left, curve.train_loss), (right, 100 * curve.accuracy)):
       epochs = np.arange(len(values))
       axes.plot(epochs, values.mean(1), color=COLORS[name], label=name)
@@ -200,7 +207,6 @@ def draw_curves(curves):
   lowest = 100 * min(c.accuracy[-1].min() for c in curves.values())
   right.set(xlabel='epoch', ylabel='accuracy on the test images, %', ylim=(min(90, lowest - 5), 100))
   right.legend(loc='lower right', ncols=2)
-  seeds = curve.accuracy.shape[1]
   figure.suptitle('Handwritten digits' + (f': mean and range of {seeds} seeds' if seeds > 1 else ', one seed'))
   return figure
 
@@ -212,9 +218,18 @@ def draw_step_sizes(curves):
     steps = 1 + np.arange(len(median))
     axes.plot(steps, median, color=COLORS[name], label=f'{name}, learning rate {curve.learning_rate:g}')
     axes.fill_between(steps, low, high, color=COLORS[name], alpha=0.2, linewidth=0)
-  axes.set(xscale='log', yscale='log', xlabel='step', ylabel=r'effective step size  $|\Delta\theta| \,/\, |\hat m|$')
-  axes.set_title('What a parameter feels of the learning rate: median, 10-90 % of the parameters')
-  axes.legend(loc='lower right')
+  axes.set(
+    xscale='log',
+    yscale='log',
+    xlabel='step (the learning rate falls to 0 along a cosine)',
+    ylabel=r'effective step size  $|\Delta\theta| \,/\, |\hat m|$',
+  )
+  axes.set_title('Handwritten digits: median and 10-90 % of the parameters with a gradient')
+  axes.set_ylim(bottom=0.1 * min(curve.learning_rate for curve in curves.values()))
+  if belief := curves.get('AdaBelief'):
+    note = 'five steps of the mean itself:\nthe belief is too young'
+    axes.text(1, 0.75 * belief.learning_rate, note, verticalalignment='top', fontsize='small')
+  axes.legend(loc='lower right', bbox_to_anchor=(0.9, 0))
   return figure
 
 
@@ -248,17 +263,30 @@ def positive(text):
 def parse(argv):
   parser = arguments(__doc__, 'digits')
   rates = ', '.join(f'{name.lower()} {rate:g}' for name, (_, rate) in OPTIMIZERS.items())
-  parser.add_argument('--optimizer', type=names, action='extend', metavar='NAME[,NAME]', help='repeatable; default: all')
+  parser.add_argument('--optimizer', type=names, action='extend', metavar='NAME', help='or a,b,c; repeatable (all)')
   parser.add_argument('--seeds', type=at_least_one, default=5, metavar='N', help='how many (%(default)s)')
   parser.add_argument('--epochs', type=at_least_one, default=30, metavar='N', help='how many (%(default)s)')
-  parser.add_argument('--learning-rate', type=positive, metavar='RATE', help=f'one for all; default: {rates}')
+  parser.add_argument('--learning-rate', type=positive, metavar='RATE', help=f'one for all, at the start ({rates})')
   args = parser.parse_args(argv)
   args.optimizer = list(dict.fromkeys(args.optimizer or OPTIMIZERS))
   return args
 
 
+def on_ctrl_c():
+  """Makes Ctrl-C an event to be read between epochs (an exception amid jax can crash it); the second one kills."""
+  stop = threading.Event()
+
+  def handler(*_):
+    stop.set()
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+  signal.signal(signal.SIGINT, handler)
+  return stop
+
+
 def main(argv=None):
   args = parse(argv)
+  stop = on_ctrl_c()
   console = Console(highlight=False)
   bars = Progress(
     TextColumn('{task.description:10}'),
@@ -270,23 +298,30 @@ def main(argv=None):
     disable=not console.is_terminal,
   )
   data, curves = digits(), {}
+
+  def report(bar, accuracy):
+    bars.update(bar, advance=1, accuracy=accuracy)
+    if stop.is_set():
+      raise KeyboardInterrupt
+
   try:
     with bars:
       for name in args.optimizer:
         bar = bars.add_task(name, total=args.epochs, accuracy=0.0)
-        report = lambda accuracy, bar=bar: bars.update(bar, advance=1, accuracy=accuracy)
-        curves[name] = train(name, data, args.seeds, args.epochs, args.learning_rate, report)
+        curves[name] = train(
+          name, data, args.seeds, args.epochs, args.learning_rate, report=functools.partial(report, bar)
+        )
         if not console.is_terminal:
           print(summary(name, curves[name]), flush=True)
-    console.print(table(curves, args.seeds))
-    save(draw_curves(curves), args.out / 'curves.png')
-    if pair := {name: curves[name] for name in ('AdaBelief', 'Adam') if name in curves}:
-      save(draw_step_sizes(pair), args.out / 'step_sizes.png')
   except KeyboardInterrupt:
     print(f'Stopped. Finished: {", ".join(curves) or "none"} ({len(curves)} of {len(args.optimizer)} optimizers).')
     if curves:
       console.print(table(curves, args.seeds))
     return 130
+  console.print(table(curves, args.seeds))
+  save(draw_curves(curves), args.out / 'curves.png')
+  if pair := {name: curves[name] for name in ('AdaBelief', 'Adam') if name in curves}:
+    save(draw_step_sizes(pair), args.out / 'step_sizes.png')
   return 0
 
 

@@ -8,7 +8,6 @@ AdaBelief runs with rectify=False here, as in the paper's own experiments.
 """
 
 import functools
-import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 

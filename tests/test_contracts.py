@@ -403,7 +403,7 @@ def differentiates(row):
         u, state = tx.update(g, state._replace(count=state.count + passed), q)
         return (optax.apply_updates(q, u), state), u
 
-      passed = jnp.asarray([0, 0, 20])  # rectification is adaptive by then
+      passed = jnp.asarray([0, 0, 20], jnp.int32)  # rectification is adaptive by then
       _, u = jax.lax.scan(step, (p, tx.init(p)), (jax.tree.map(lambda g: scale * g, grads), passed))
       return sum(jnp.sum(jnp.sin(x)) for x in jax.tree.leaves(u)) / row.learning_rate
 

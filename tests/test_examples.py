@@ -108,7 +108,7 @@ def test_a_wrong_value_is_an_error_without_a_traceback(tmp_path):
   ],
 )
 def test_wrong_values(digits, tmp_path, capsys, option, value, message):
-  with pytest.raises(SystemExit, match='^2$'):
+  with pytest.raises(SystemExit, match=r'^2$'):
     digits.main(['--out', str(tmp_path), option, value])
   assert message in capsys.readouterr().err
 
