@@ -350,7 +350,7 @@ def test_mass_of_a_scheduled_rate_is_one_minus_the_product():
     u, state = tx.update(g, state)
     m, mean_state = mean.update(g, mean_state)
     np.testing.assert_allclose(state.slots['mu'], g * (1 - product), rtol=1e-6)
-    np.testing.assert_allclose(state.ages['b1'], -np.log(product), rtol=1e-6)
+    np.testing.assert_allclose(sum(state.ages['b1']), -np.log(product), rtol=1e-6)
     np.testing.assert_allclose(m, g, rtol=1e-6)
     np.testing.assert_allclose(u, np.sign(g), rtol=1e-6)
   assert set(state.ages) == {'b1', 'b2'}
