@@ -216,7 +216,30 @@ class Line:
 
 
 def piece(cls: type[Line]) -> Callable[..., 'Recipe']:
-  """Makes a `Line` class a public piece: a function with its signature that returns a one-line `Recipe`."""
+  """Makes a `Line` class a public piece: a function with its signature that returns a one-line `Recipe`.
+
+  Args:
+    cls: a subclass of `Line`. Its fields become the arguments, its docstring that of the piece.
+
+  Returns:
+    The piece, which takes the place of the class; the class itself is its attribute `line`.
+
+  Example:
+    >>> import belief_optax as bo
+    >>> from belief_optax.arguments import FINITE, hyper
+    >>> @bo.piece
+    ... class shift(bo.Line):
+    ...   by: float = hyper(1.0, allowed=FINITE)
+    ...   def scalars(self, now):  # once per step
+    ...     return now(self.by)
+    ...   def step(self, x, k):  # once per array: u <- u + by
+    ...     return x.redirect(x.u + k)
+    >>> bo.compose(shift(2.0), bo.scale(0.5))
+    compose(
+      shift(by=2.0),
+      scale(factor=0.5),
+    )
+  """
 
   def make(*args: Any, **kwargs: Any) -> 'Recipe':
     return _recipe((cls(*args, **kwargs),))
@@ -294,7 +317,24 @@ def _recipe(lines: tuple[Line, ...]) -> Recipe:
 
 
 def when(condition: bool, *pieces: Recipe) -> tuple[Recipe, ...]:
-  """The pieces if the condition holds, else none: `compose(a, *when(amsgrad, running_max()), b)`."""
+  """Makes a place in a composition depend on an option.
+
+  Args:
+    condition: whether the pieces stand there.
+    *pieces: the pieces.
+
+  Returns:
+    The pieces if the condition holds, else none.
+
+  Example:
+    >>> import belief_optax as bo
+    >>> amsgrad = False
+    >>> bo.compose(bo.second_moment(0.9), *bo.when(amsgrad, bo.running_max()), bo.precondition(1e-8))
+    compose(
+      second_moment(b2=0.9, initial=0.0),
+      precondition(eps=1e-08, eps_root=0.0),
+    )
+  """
   return pieces if condition else ()
 
 

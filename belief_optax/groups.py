@@ -21,6 +21,12 @@ def _matches(pattern: Pattern, path: str) -> bool:
   return fnmatch.fnmatchcase(path, pattern)
 
 
+def _name(path: tuple[Any, ...]) -> str:
+  """The keys of a leaf joined by '/'; the `.value` of a box of Flax (nnx.Param, nn.Partitioned) is not part of it."""
+  boxed = len(path) > 1 and path[-1] == jax.tree_util.GetAttrKey('value')
+  return jax.tree_util.keystr(path[:-1] if boxed else path, simple=True, separator='/')
+
+
 @dataclasses.dataclass(frozen=True)
 class Groups:
   """Patterns and the transformations of what they match; the last transformation is for the rest."""
@@ -34,7 +40,7 @@ class Groups:
     paths: list[str] = []
 
     def label(path: Any, _: Any) -> str:
-      name = jax.tree_util.keystr(path, simple=True, separator='/')
+      name = _name(path)
       paths.append(name)
       hits = [f'group_{i}' for i, pattern in enumerate(self.patterns) if _matches(pattern, name)]
       matched.update(hits)
@@ -46,7 +52,7 @@ class Groups:
       raise ValueError(f'by_path: {", ".join(map(_text, idle))} match no parameter. The paths are: {", ".join(paths)}.')
     return tree
 
-  @functools.cached_property
+  @property
   def partition(self) -> optax.GradientTransformationExtraArgs:
     names = [*(f'group_{i}' for i in range(len(self.patterns))), _REST]
     return optax.partition(dict(zip(names, self.transformations, strict=True)), self.labels)
@@ -92,6 +98,12 @@ def _override(factory: Callable[..., Any], overrides: Mapping[str, Any]) -> Any:
   return factory.func(**bound.arguments | dict(overrides))
 
 
+def _transformation(made: Any) -> optax.GradientTransformation:
+  if isinstance(made, optax.GradientTransformation):
+    return made
+  raise TypeError(f'default must be a gradient transformation or a factory of one, got or made {made!r}.')
+
+
 def by_path(
   groups: Mapping[Pattern, optax.GradientTransformation | Mapping[str, Any]],
   default: optax.GradientTransformation | Callable[..., optax.GradientTransformation],
@@ -123,12 +135,8 @@ def by_path(
     >>> print(updates['body']['kernel'], updates['body']['bias'], updates['head']['kernel'])
     [-0.55] [-0.5] [-0.0011]
   """
-  if isinstance(default, optax.GradientTransformation):
-    rest, factory = default, None
-  elif callable(default):
-    rest, factory = default(), default
-  else:
-    raise TypeError(f'default must be a gradient transformation or a factory of one, got {default!r}.')
+  factory = None if isinstance(default, optax.GradientTransformation) or not callable(default) else default
+  rest = _transformation(default if factory is None else factory())
   transformations: list[optax.GradientTransformation] = []
   for pattern, group in groups.items():
     if not isinstance(pattern, str | re.Pattern):
@@ -143,6 +151,6 @@ def by_path(
         'pass a factory such as functools.partial(adamw, 1e-3).'
       )
     else:
-      transformations.append(_override(factory, group))
+      transformations.append(_transformation(_override(factory, group)))
   value = Groups(tuple(groups), (*transformations, rest))
   return ByPath(_Init(value), _Update(value))

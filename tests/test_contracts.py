@@ -3,11 +3,12 @@
 A contract is a function of a row; `@contract` puts it into the table.
 """
 
+import contextlib
 import copy
 import functools
 import pickle
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -524,21 +525,20 @@ def donates(row):
   assert not any(x.is_deleted() for x in jax.tree.leaves(g))
 
 
-def _on_a_mesh() -> Any:
+@contextlib.contextmanager
+def _explicit_mesh() -> Iterator[Any]:
   """Parameters and gradients, split over eight devices with explicit types."""
-  sharded = NamedSharding(jax.sharding.get_mesh(), P('data'))
-  p = {'w': jax.device_put(jnp.ones((8, 2)), sharded), 'b': jax.device_put(jnp.ones(16), sharded)}
-  return p, jax.tree.map(lambda p: p * 2, p)
-
-
-def _explicit_mesh() -> Any:
-  return jax.set_mesh(jax.make_mesh((8,), ('data',), axis_types=(AxisType.Explicit,)))
+  mesh = jax.make_mesh((8,), ('data',), axis_types=(AxisType.Explicit,))
+  with jax.set_mesh(mesh):
+    sharded = NamedSharding(mesh, P('data'))
+    p = {'w': jax.device_put(jnp.ones((8, 2)), sharded), 'b': jax.device_put(jnp.ones(16), sharded)}
+    yield p, jax.tree.map(lambda p: p * 2, p)
 
 
 @contract()
 def types_agree_on_an_explicit_mesh(row):
-  with _explicit_mesh():
-    (p, g), tx = _on_a_mesh(), row.make()
+  with _explicit_mesh() as (p, g):
+    tx = row.make()
     state = tx.init(p)  # eager
 
     assert types(state) == types(jax.jit(tx.init)(p))
@@ -553,8 +553,8 @@ def types_agree_on_an_explicit_mesh(row):
 
 def test_runs_on_an_explicit_mesh():
   """The contract above compares types; here they are also compiled and run."""
-  with _explicit_mesh():
-    (p, g), tx = _on_a_mesh(), bo.adabelief(0.1, weight_decay=0.1, amsgrad=True)
+  with _explicit_mesh() as (p, g):
+    tx = bo.adabelief(0.1, weight_decay=0.1, amsgrad=True)
     state = tx.init(p)
     u, after = tx.update(g, state, p)
     assert types((u, after)) == types((g, jax.jit(tx.init)(p)))
