@@ -78,7 +78,7 @@ def main(out: Path):
   print(recipe())
   images, labels, test_images, test_labels = digits()
   params = nnx.state(Net(nnx.Rngs(0)))
-  order = jax.random.randint(jax.random.key(1), (UPDATES * ACCUMULATE, BATCH), 0, len(images))
+  order = np.random.default_rng(0).integers(len(images), size=(UPDATES * ACCUMULATE, BATCH))
   params, state, losses = train(params, TX.init(params), (images[order], labels[order]))
   accuracy = (nnx.merge(GRAPH, params)(test_images).argmax(-1) == test_labels).mean()
   print(f'{len(losses)} small batches, {state.gradient_step} steps, test accuracy {accuracy:.1%}')

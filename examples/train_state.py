@@ -53,10 +53,10 @@ def train(tx, seed):
   """Trains from scratch; returns the losses and how often the step was traced."""
   before = traces
   images, labels, *_ = digits()
-  init_key, batch_key = jax.random.split(jax.random.key(seed))
-  state = TrainState.create(apply_fn=NET.apply, params=NET.init(init_key, images[:1])['params'], tx=tx)
+  params = NET.init(jax.random.key(seed), images[:1])['params']
+  state = TrainState.create(apply_fn=NET.apply, params=params, tx=tx)
   losses = []
-  for batch in np.asarray(jax.random.randint(batch_key, (STEPS, BATCH), 0, len(images))):
+  for batch in np.random.default_rng(seed).integers(len(images), size=(STEPS, BATCH)):
     state, loss = train_step(state, images, labels, batch)
     losses.append(loss)
   return jax.device_get(losses), traces - before
