@@ -67,7 +67,7 @@ class Slot(NamedTuple):
     name: its key in `State.slots`.
     real: whether it is real where the parameter is complex.
     dtype: the dtype in which it is kept; None for float32, or wider where the parameter is wider.
-    fill: its value before the first step.
+    fill: its value before the first step: a number, an array or a schedule, which is called with 0.
   """
 
   name: str
@@ -84,7 +84,7 @@ class Slot(NamedTuple):
         raise TypeError(f'{self.name} of a complex parameter cannot be kept as {self.dtype}.')
       dtype = self.dtype
     # *_like keeps the parameter's sharding and takes a ShapeDtypeStruct; each call is a buffer of its own (donation).
-    return jnp.full_like(p, self.fill, dtype=dtype)
+    return jnp.full_like(p, _at(self.fill, 0), dtype=dtype)
 
 
 class State(NamedTuple):
@@ -127,8 +127,10 @@ class Now:
     return self.step.astype(_real_dtype())
 
   def __call__(self, hyperparameter: Any, ahead: int = 0) -> Any:
-    """The value at this step, or `ahead` steps later: a Python number as it is, anything else in float32 or wider."""
-    value = hyperparameter(self.count + ahead) if callable(hyperparameter) else hyperparameter
+    """The value now or, with ahead=1, at the next step: a number as it is, all else in float32 or wider."""
+    value = _at(hyperparameter, self.step if ahead else self.count)
+    if np.ndim(value):
+      raise ValueError(f'a schedule must give a scalar, but {_show(hyperparameter)} gave shape {np.shape(value)}.')
     value = value.item() if isinstance(value, np.generic) else value  # a NumPy scalar would widen float32 under x64
     return value if isinstance(value, numbers.Real) else jnp.asarray(value).astype(_real_dtype())
 
@@ -367,6 +369,8 @@ class Update:
     if self._reader is not None and params is None:
       raise ValueError(f'{self._reader!r} needs the parameters: call update(updates, state, params).')
     _check_state(self.lines, state)
+    if params is not None:
+      _check_complex(updates, params)
     static, data = self._split
     return _update(static, data, updates, state, params if self._reader else None)
 
@@ -390,6 +394,7 @@ class Update:
 def _update(static: tuple[Line, ...], data: list[Any], updates: Any, state: State, params: Any) -> tuple[Any, State]:
   """One step of a composition: scalars once, then one rule per array, traced once per shape."""
   lines = [_fill(line, data) for line in static]
+  updates, params = jax.tree.map(jnp.asarray, (updates, params))  # Python numbers, under jax.disable_jit
   grads, treedef = jax.tree.flatten(updates, is_leaf=lambda x: x is None)
   align = functools.partial(_align, treedef)
   slots = {name: align(f'state.slots[{name!r}]', tree) for name, tree in state.slots.items()}
@@ -461,6 +466,10 @@ def _widen(x: Any, real: Any) -> Any:
 
 
 # Values among the hyperparameters.
+
+
+def _at(hyperparameter: Any, count: Any) -> Any:
+  return hyperparameter(count) if callable(hyperparameter) else hyperparameter
 
 
 @dataclasses.dataclass(frozen=True)
@@ -571,5 +580,17 @@ def _check_leaf(g: Any, others: Mapping[str, Any]) -> None:
       raise ValueError(f'an update of shape {g.shape} arrives where {name} holds {x!r}.')
     if x.shape != g.shape:
       raise ValueError(f'an update of shape {g.shape} arrives where {name} has shape {x.shape}.')
-    if jnp.iscomplexobj(g) and name == 'params' and not jnp.iscomplexobj(x):
-      raise TypeError(f'a complex update ({g.dtype}) arrives where the parameter is real ({x.dtype}).')
+  if 'mu' in others and jnp.iscomplexobj(g) and not jnp.iscomplexobj(others['mu']):
+    raise TypeError(f'a complex update ({g.dtype}) arrives where mu is real ({others["mu"].dtype}).')
+
+
+def _check_complex(updates: Any, params: Any) -> None:
+  """An update must be complex where its parameter is: the imaginary part of either would be lost."""
+  if not any(map(jnp.iscomplexobj, jax.tree.leaves((updates, params)))):
+    return
+  grads, treedef = jax.tree.flatten(updates, is_leaf=lambda x: x is None)
+  kinds = {True: 'complex', False: 'real'}
+  for g, p in zip(grads, _align(treedef, 'params', params), strict=True):
+    if hasattr(g, 'dtype') and hasattr(p, 'dtype') and jnp.iscomplexobj(g) != jnp.iscomplexobj(p):
+      was, expected = kinds[jnp.iscomplexobj(g)], kinds[jnp.iscomplexobj(p)]
+      raise TypeError(f'a {was} update ({g.dtype}) arrives where the parameter is {expected} ({p.dtype}).')

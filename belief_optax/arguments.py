@@ -67,9 +67,13 @@ def hyperparameter(name: str, value: Any, allowed: Range) -> Any:
   if is_array(value):
     return _scalar_array(name, value, allowed)
   if isinstance(value, numbers.Real) and not isinstance(value, bool):
-    if not allowed.contains(float(value)):
+    try:
+      number = float(value)  # an int that int32 cannot hold is a number too
+    except OverflowError:
+      number = math.inf
+    if not allowed.contains(number):
       raise ValueError(f'{name} must be {allowed.words}, got {value!r}.')
-    return value
+    return number
   if callable(value) and not isinstance(value, type):
     return value
   raise TypeError(f'{name} must be a number, a scalar array or a schedule (count -> value), got {value!r}.')

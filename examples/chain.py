@@ -38,7 +38,7 @@ def recipe(scale=1.0, weight_decay=1e-2):
 
 
 # The first pattern that matches wins: the bias of the head has no decay and the full learning rate.
-GROUPS = bo.by_path({'*bias*': {'weight_decay': 0.0}, 'head/*': {'scale': 0.1}}, recipe)
+GROUPS = bo.by_path({'*/bias': {'weight_decay': 0.0}, 'head/*': {'scale': 0.1}}, recipe)
 TX = optax.MultiSteps(optax.chain(optax.clip_by_global_norm(1.0), GROUPS), every_k_schedule=ACCUMULATE)
 
 

@@ -2,9 +2,9 @@
 
 Draws their paths and prints how many steps each needs to come within 0.1 of the minimum. AdaBelief divides by the
 spread of the gradient about its mean. Without noise that spread shrinks, so its steps grow where the gradient keeps
-its direction; Adam's do not. SGD has no such bound at all, and is the fastest wherever the gradient is large.
+its direction; Adam's are bounded by the learning rate. SGD has no bound, and from these starts it is the fastest.
 
-AdaBelief runs with rectify=False here, as in the paper's own experiments.
+AdaBelief runs with rectify=False, as Algorithm 2 of its paper is written.
 """
 
 import functools

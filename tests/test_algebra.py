@@ -437,8 +437,11 @@ def test_injected_16_bit_rates_say_what_to_do():
 
 
 @pytest.mark.parametrize('narrow', [jnp.float16, jnp.bfloat16])
-def test_arithmetic_is_in_float32(narrow):
-  tx, p, grads = bo.adabelief(0.1, weight_decay=0.1), params(narrow), gradients(STEPS, narrow)
+@pytest.mark.parametrize(
+  'tx', [bo.adabelief(0.1, weight_decay=0.1), bo.compose(bo.scale(1 / 3), bo.scale(0.1))], ids=['slots', 'no-slots']
+)
+def test_arithmetic_is_in_float32(tx, narrow):
+  p, grads = params(narrow), gradients(STEPS, narrow)
   wide = jax.tree.map(lambda x: x.astype(jnp.float32), (p, grads))
   state, expected_state = tx.init(p), tx.init(wide[0])
   for g, h in zip(grads, wide[1], strict=True):
@@ -456,8 +459,10 @@ def test_arithmetic_is_wider_where_an_input_is():
     assert {x.dtype.name for x in jax.tree.leaves(u)} == {'float64'}
     assert types(after) == types(state)
     assert {x.dtype.name for x in jax.tree.leaves(state.slots)} == {'float32'}
-    # With both moments at zero the step is -0.1 g / (|g| + 1e-8), to the last digit of float64.
+    # With both moments at zero the step is -0.1 g / (|g| + 1e-8), to the last digits of float64.
     np.testing.assert_allclose(u['w'], -0.1 * g['w'] / (np.abs(g['w']) + 1e-8), rtol=1e-13)
+    thirds = bo.sgd(jnp.asarray(1 / 3))
+    np.testing.assert_allclose(thirds.update(g, thirds.init(p))[0]['w'], -g['w'] / 3, rtol=1e-14)
     narrow = tx.update(gradients(1)[0], tx.init(p), p)[0]
     assert {x.dtype.name for x in jax.tree.leaves(narrow)} == {'float32'}
 

@@ -44,24 +44,39 @@ import belief_optax as bo
 CONTRACTS: list[Any] = []
 
 
-def contract(*marks: pytest.MarkDecorator, **cases: tuple[Any, ...]) -> Callable[..., Any]:
-  """Adds a function of a row to the table, once for each value of its one other argument."""
+def contract(wrapper: bool = False, **cases: tuple[Any, ...]) -> Callable[..., Any]:
+  """Adds a function of a row to the table, once for each value of its one other argument.
+
+  A `wrapper` compiles a program of its own around an algorithm, whose options it cannot see: with the variants of an
+  algorithm it is a slow test.
+  """
 
   def add(function: Callable[..., None]) -> Callable[..., None]:
     name = function.__name__
     for argument, values in cases.items():
       for value in values:
         case = functools.partial(function, **{argument: value})
-        CONTRACTS.append(pytest.param(case, id=f'{name}-{getattr(value, "__name__", value)}', marks=marks))
+        CONTRACTS.append((f'{name}-{getattr(value, "__name__", value)}', case, wrapper))
     if not cases:
-      CONTRACTS.append(pytest.param(function, id=name, marks=marks))
+      CONTRACTS.append((name, function, wrapper))
     return function
 
   return add
 
 
-@pytest.mark.parametrize('row', ROWS, ids=str)
-@pytest.mark.parametrize('holds', CONTRACTS)
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+  """The table. All contracts of a row run in one process, which shares its compiled steps."""
+  if metafunc.function is not test_contract:
+    return
+  table = []
+  for row in ROWS:
+    group = pytest.mark.xdist_group(str(row))
+    for name, holds, wrapper in CONTRACTS:
+      marks = (group, pytest.mark.slow) if wrapper and row.variant else (group,)
+      table.append(pytest.param(holds, row, id=f'{name}-{row}', marks=marks))
+  metafunc.parametrize(('holds', 'row'), table)
+
+
 def test_contract(holds: Callable[[Row], None], row: Row) -> None:
   holds(row)
 
@@ -113,7 +128,7 @@ def works_in_a_named_chain(row):
   assert_equal((updates, p, state['second']), plain(row))
 
 
-@contract()
+@contract(wrapper=True)
 def nests_in_compose(row):
   tx = row.make()
   assert bo.compose(tx) == bo.compose(bo.compose(), bo.compose(tx)) == tx
@@ -182,7 +197,7 @@ def works_in_a_partition(row):
     assert_close(u['w'], expected['w'])
 
 
-@contract()
+@contract(wrapper=True)
 def works_under_multi_steps(row):
   grads = gradients()[:4]
   updates, _, state = run(optax.MultiSteps(row.make(), 2), params(), grads, jit=True)
@@ -193,7 +208,7 @@ def works_under_multi_steps(row):
   assert_close(state.inner_opt_state, inner)
 
 
-@contract()
+@contract(wrapper=True)
 def works_under_apply_if_finite(row):
   tx = optax.apply_if_finite(row.make(), 3)
   p, (first, second) = params(), gradients()[:2]
@@ -234,14 +249,14 @@ def _descend(tx: Any, read: Callable[[Any, Any], Any] | None = None) -> tuple[fl
   return float(loss(p)), float(loop(p))
 
 
-@contract()
+@contract(wrapper=True)
 def works_under_schedule_free(row):
   tx = optax.contrib.schedule_free(row.make(), row.learning_rate, b1=0.9)
   before, after = _descend(tx, optax.contrib.schedule_free_eval_params)
   assert after < 0.9 * before
 
 
-@contract()
+@contract(wrapper=True)
 def works_under_mechanize(row):
   before, after = _descend(optax.contrib.mechanize(row.make(), s_init=1e-2))
   assert after < 0.9 * before

@@ -60,6 +60,7 @@ def test_example_draws_what_it_says(name, tmp_path):
   assert done.returncode == 0, done.stderr
   assert 'Warning' not in done.stderr
   assert '\x1b' not in done.stdout + done.stderr, 'escape codes in a pipe'
+  assert 'epochs, test accuracy' not in done.stdout, 'a progress bar in a pipe'
   for sentence in SAID[name]:
     assert sentence in done.stdout
   assert sorted(path.name for path in out.iterdir()) == FIGURES[name]
@@ -82,6 +83,18 @@ def test_ctrl_c_says_what_was_finished(tmp_path):
   assert 'Stopped. Finished: AdaBelief (1 of 6 optimizers).' in said
   assert 'After the last epoch' in said
   assert 'drew' not in said
+
+
+def test_ctrl_c_waits_for_the_end_of_an_epoch(digits):
+  before = signal.getsignal(signal.SIGINT)
+  try:
+    stop = digits.on_ctrl_c()
+    assert not stop.is_set()
+    os.kill(os.getpid(), signal.SIGINT)  # raises nothing
+    assert stop.is_set()
+    assert signal.getsignal(signal.SIGINT) is signal.SIG_DFL  # a second one ends the process
+  finally:
+    signal.signal(signal.SIGINT, before)
 
 
 def test_a_wrong_value_is_an_error_without_a_traceback(tmp_path):

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from belief_optax.algebra import Recipe, compose
-from belief_optax.arguments import choice, flag, is_array, is_zero
+from belief_optax.arguments import NONNEGATIVE, choice, flag, hyperparameter, is_array, is_zero
 from belief_optax.pieces import (
   add_decayed_weights,
   bias_correct,
@@ -17,6 +17,7 @@ from belief_optax.pieces import (
   scale,
   scale_by_learning_rate,
 )
+from belief_optax.pieces.decay import normal_mask
 
 WEIGHT_DECAY_MODES = ('decoupled', 'l2', 'fixed', 'independent')
 
@@ -38,6 +39,7 @@ def descend(
   mask: Any = None,
   mode: str = 'decoupled',
   momentum: Recipe | None = None,
+  mask_name: str = 'weight_decay_mask',
 ) -> Recipe:
   r"""Makes a step of a direction: learning rate, weight decay and, where an algorithm wants it there, momentum.
 
@@ -49,9 +51,11 @@ def descend(
   - independent: a_t u + (a_t / a_0) w p is subtracted.
   """
   choice('weight_decay_mode', mode, WEIGHT_DECAY_MODES)
+  learning_rate = hyperparameter('learning_rate', learning_rate, NONNEGATIVE)
+  weight_decay = hyperparameter('weight_decay', weight_decay, NONNEGATIVE)
+  mask = normal_mask(mask_name, mask)
   momentum = momentum or compose()
   if is_zero(weight_decay):
-    add_decayed_weights(weight_decay, mask)  # a mask must be valid even where it masks nothing
     return compose(direction, scale_by_learning_rate(learning_rate), momentum)
   decay = add_decayed_weights(weight_decay, mask)
   if mode == 'l2':

@@ -7,7 +7,7 @@ import optax
 from belief_optax import pieces
 from belief_optax.algebra import Recipe, compose
 from belief_optax.algorithms._descent import descend
-from belief_optax.arguments import NONNEGATIVE, flag, hyperparameter
+from belief_optax.arguments import EPSILON, NONNEGATIVE, flag, hyperparameter
 
 
 def adagrad(
@@ -54,6 +54,7 @@ def adagrad(
   References:
     Duchi et al., Adaptive subgradient methods (JMLR 12, 2011), section 1.1.
   """
+  eps = hyperparameter('eps', eps, EPSILON)
   initial = hyperparameter('initial_accumulator_value', initial_accumulator_value, NONNEGATIVE)
   direction = compose(
     pieces.accumulate_squares(initial),

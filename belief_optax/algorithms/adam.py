@@ -7,7 +7,7 @@ import optax
 from belief_optax import pieces
 from belief_optax.algebra import Recipe, compose, when
 from belief_optax.algorithms._descent import descend, normalized
-from belief_optax.arguments import flag
+from belief_optax.arguments import flag, state_dtype
 
 
 def _direction(
@@ -18,7 +18,7 @@ def _direction(
   if flag('eps_scaled', eps_scaled) and not bias_correction:
     raise ValueError('eps_scaled=True is a kind of bias correction, but bias_correction=False.')
   return compose(
-    pieces.first_moment(b1, mu_dtype),
+    pieces.first_moment(b1, state_dtype('mu_dtype', mu_dtype)),
     pieces.second_moment(b2),
     *when(flag('nesterov', nesterov), pieces.nesterov(b1, debias=bias_correction)),
     normalized(None if nesterov else b1, b2, eps, eps_root, eps_scaled=eps_scaled)
@@ -150,7 +150,7 @@ def adamw(
     Loshchilov and Hutter, Decoupled weight decay regularization (https://arxiv.org/abs/1711.05101), Algorithm 2.
   """
   direction = _direction(b1, b2, eps, eps_root, mu_dtype, nesterov, bias_correction, eps_scaled)
-  return descend(direction, learning_rate, weight_decay, mask, weight_decay_mode)
+  return descend(direction, learning_rate, weight_decay, mask, weight_decay_mode, mask_name='mask')
 
 
 def nadam(
@@ -275,4 +275,4 @@ def nadamw(
     Dozat (ICLR workshop 2016), Algorithm 2; Loshchilov and Hutter (https://arxiv.org/abs/1711.05101), Algorithm 2.
   """
   direction = _direction(b1, b2, eps, eps_root, mu_dtype, True, bias_correction, eps_scaled)
-  return descend(direction, learning_rate, weight_decay, mask, weight_decay_mode)
+  return descend(direction, learning_rate, weight_decay, mask, weight_decay_mode, mask_name='mask')

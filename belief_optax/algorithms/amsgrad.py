@@ -7,7 +7,7 @@ import optax
 from belief_optax import pieces
 from belief_optax.algebra import Recipe, compose, when
 from belief_optax.algorithms._descent import descend
-from belief_optax.arguments import choice, flag
+from belief_optax.arguments import choice, flag, state_dtype
 
 
 def amsgrad(
@@ -80,7 +80,7 @@ def amsgrad(
   largest = (pieces.running_max(),)
   raw = choice('max_of', max_of, ('corrected', 'raw')) == 'raw'
   direction = compose(
-    pieces.first_moment(b1, mu_dtype),
+    pieces.first_moment(b1, state_dtype('mu_dtype', mu_dtype)),
     pieces.second_moment(b2),
     *(largest + correct if raw else correct + largest),
     pieces.precondition(eps, eps_root),

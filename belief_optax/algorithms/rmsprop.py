@@ -7,7 +7,7 @@ import optax
 from belief_optax import pieces
 from belief_optax.algebra import Recipe, compose, when
 from belief_optax.algorithms._descent import descend
-from belief_optax.arguments import DECAY_RATE, MOMENTUM, NONNEGATIVE, flag, hyperparameter
+from belief_optax.arguments import DECAY_RATE, EPSILON, MOMENTUM, NONNEGATIVE, flag, hyperparameter
 
 
 def rmsprop(
@@ -70,6 +70,7 @@ def rmsprop(
   References:
     Tieleman and Hinton, Lecture 6.5 (2012); Graves (https://arxiv.org/abs/1308.0850), eq. 38-45.
   """
+  eps = hyperparameter('eps', eps, EPSILON)
   decay = hyperparameter('decay', decay, DECAY_RATE)
   initial_scale = hyperparameter('initial_scale', initial_scale, NONNEGATIVE)
   bias_correction = flag('bias_correction', bias_correction)

@@ -7,7 +7,9 @@ import optax
 from belief_optax import pieces
 from belief_optax.algebra import Recipe, compose
 from belief_optax.algorithms._descent import descend
-from belief_optax.arguments import MOMENTUM, flag, hyperparameter, is_zero
+from belief_optax.arguments import MOMENTUM, choice, flag, hyperparameter, is_zero, state_dtype
+
+FIRST_BUFFERS = ('dampened', 'undampened')
 
 
 def sgd(
@@ -59,6 +61,8 @@ def sgd(
   References:
     Sutskever et al., On the importance of initialization and momentum (ICML 2013), eq. 1-4.
   """
+  choice('first_buffer', first_buffer, FIRST_BUFFERS)
+  accumulator_dtype = state_dtype('accumulator_dtype', accumulator_dtype)
   if momentum is None:
     if flag('nesterov', nesterov) or not is_zero(dampening) or accumulator_dtype is not None:
       raise ValueError(f'{nesterov=}, {dampening=} and {accumulator_dtype=} need momentum, but momentum is None.')

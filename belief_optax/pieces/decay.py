@@ -30,7 +30,8 @@ class MaskTree:
     return repr(self.tree)
 
 
-def _normal_mask(name: str, mask: Any) -> Callable[[Any], Any] | MaskTree | None:
+def normal_mask(name: str, mask: Any) -> Callable[[Any], Any] | MaskTree | None:
+  """Returns a mask in its normal form, or raises an error that names it."""
   # A callable that is itself a tree (a module whose leaves are bools) is meant as the tree.
   if mask is None or isinstance(mask, MaskTree) or (callable(mask) and jax.tree_util.all_leaves([mask])):
     return mask
@@ -76,7 +77,7 @@ class add_decayed_weights(Line):
   """
 
   weight_decay: Any = hyper(allowed=NONNEGATIVE)
-  mask: Any = option(None, normal=_normal_mask)
+  mask: Any = option(None, normal=normal_mask)
   multiplier: Any = hyper(1.0, allowed=NONNEGATIVE)
 
   reads_params = True

@@ -51,7 +51,7 @@ class first_moment(Line):
   b1: Any = hyper(0.9, allowed=DECAY_RATE)
   dtype: Any = option(None, normal=state_dtype)
 
-  gives = ('mu_hat',)
+  gives = ('mu', 'mu_hat')
 
   @property
   def slots(self) -> tuple[Slot, ...]:
@@ -210,7 +210,7 @@ class centered_moment(Line):
   initial: Any = hyper(0.0, allowed=NONNEGATIVE)
   debias: bool = option(False, normal=flag)
 
-  gives = ('mu_hat', 'nu_hat')
+  gives = ('mu', 'mu_hat', 'nu_hat')
 
   @property
   def ages(self) -> tuple[str, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
