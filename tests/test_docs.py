@@ -3,6 +3,7 @@
 import doctest
 import inspect
 import re
+from pathlib import Path
 
 import pytest
 
@@ -18,6 +19,7 @@ def _documented():
 
 
 DOCUMENTED = _documented()
+README = Path(__file__).parents[1] / 'README.md'
 FUNCTIONS = [name for name in bo.__all__ if not inspect.isclass(getattr(bo, name))]
 CLASSES = [name for name in bo.__all__ if inspect.isclass(getattr(bo, name))]
 
@@ -131,3 +133,9 @@ def test_every_public_piece_has_an_example_that_doctest_finds():
   for name in FUNCTIONS:
     found = doctest.DocTestFinder().find(getattr(bo, name), name, module=False, globs={})
     assert sum(len(test.examples) for test in found) > 0, name
+
+
+def test_the_examples_of_the_readme_are_right():
+  found = doctest.testfile(str(README), module_relative=False)
+  assert found.attempted > 10
+  assert found.failed == 0
