@@ -5,6 +5,7 @@ import fnmatch
 import functools
 import inspect
 import re
+import textwrap
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -87,7 +88,8 @@ class ByPath(optax.GradientTransformationExtraArgs):
   def __repr__(self) -> str:
     groups = self.update.groups
     names = [*map(_text, groups.patterns), 'default']
-    return 'by_path(\n' + ''.join(f'  {n}: {t!r},\n' for n, t in zip(names, groups.transformations, strict=True)) + ')'
+    rows = ''.join(f'{n}: {t!r},\n' for n, t in zip(names, groups.transformations, strict=True))
+    return f'by_path(\n{textwrap.indent(rows, "  ")})'
 
 
 def _override(factory: Callable[..., Any], overrides: Mapping[str, Any]) -> Any:
