@@ -42,6 +42,7 @@ def scale_by_belief(
     degenerate_to_sgd: whether the step before that is the mean (True) or none (False); only with `rectify`.
     amsgrad: whether s is replaced by the largest s so far, before bias correction.
     residual: `'current'` for $g_t - m_t$, `'debiased'` for $g_t - m_t/(1-b_1^t)$, `'previous'` for $g_t - m_{t-1}$.
+      The debiased residual of the first step is 0: keep `rectify`, or give `eps_root` a weight, or that step is huge.
     eps_scaled: whether the bias correction applies to the step instead of the moments ("eps-hat").
 
   Returns:
@@ -128,6 +129,7 @@ def adabelief(
     amsgrad: whether s is replaced by the largest s so far, before bias correction; honoured under rectification.
     nesterov: whether the numerator is the look-ahead mean.
     residual: `'current'` for $g_t - m_t$, `'debiased'` for $g_t - m_t/(1-b_1^t)$, `'previous'` for $g_t - m_{t-1}$.
+      The debiased residual of the first step is 0: keep `rectify`, or give `eps_root` a weight, or that step is huge.
     eps_scaled: whether the bias correction applies to the step instead of the moments ("eps-hat").
 
   Returns:
