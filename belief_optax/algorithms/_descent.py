@@ -66,7 +66,9 @@ def descend(
     decay = add_decayed_weights(weight_decay, mask, learning_rate)
   if mode == 'independent':
     decay = add_decayed_weights(weight_decay, mask, relative(learning_rate))
-  return compose(direction, scale_by_learning_rate(learning_rate, flip_sign=False), momentum, decay, scale(-1.0))
+  if momentum.lines:  # the buffer has the sign that it has without decay
+    return compose(direction, scale_by_learning_rate(learning_rate), momentum, scale(-1.0), decay, scale(-1.0))
+  return compose(direction, scale_by_learning_rate(learning_rate, flip_sign=False), decay, scale(-1.0))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,7 +7,7 @@ import optax
 from belief_optax import pieces
 from belief_optax.algebra import Recipe, compose
 from belief_optax.algorithms._descent import descend
-from belief_optax.arguments import MOMENTUM, choice, flag, hyperparameter, is_zero, state_dtype
+from belief_optax.arguments import MOMENTUM, choice, flag, hyperparameter, is_array, is_zero, state_dtype
 
 FIRST_BUFFERS = ('dampened', 'undampened')
 
@@ -63,8 +63,8 @@ def sgd(
   """
   choice('first_buffer', first_buffer, FIRST_BUFFERS)
   accumulator_dtype = state_dtype('accumulator_dtype', accumulator_dtype)
-  if momentum is None:
-    if flag('nesterov', nesterov) or not is_zero(dampening) or accumulator_dtype is not None:
+  if momentum is None:  # optax.inject_hyperparams makes an array of an unused dampening of 0
+    if flag('nesterov', nesterov) or not (is_zero(dampening) or is_array(dampening)) or accumulator_dtype is not None:
       raise ValueError(f'{nesterov=}, {dampening=} and {accumulator_dtype=} need momentum, but momentum is None.')
     direction = compose()
   else:
