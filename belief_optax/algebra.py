@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from belief_optax import arguments, formulas
+from belief_optax import arguments, dtypes, formulas
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +67,8 @@ class Slot(NamedTuple):
     name: its key in `State.slots`.
     real: whether it is real where the parameter is complex.
     dtype: the dtype in which it is kept; None for float32, or wider where the parameter is wider.
-    fill: its value before the first step: a number, an array or a schedule, which is called with 0.
+    fill: its value before the first step: a number, an array, a schedule, which is called with 0, or `'params'` for a
+      copy of the parameter.
   """
 
   name: str
@@ -75,16 +76,23 @@ class Slot(NamedTuple):
   dtype: Any = None
   fill: Any = 0.0
 
-  def init(self, p: Any) -> jax.Array:
-    dtype = jnp.promote_types(_dtype(p), jnp.float32)
-    if self.real:
+  def init(self, p: Any, pairs: bool = False) -> jax.Array:
+    """The array for a parameter. With `pairs` a complex parameter, and what is kept of it, is two real ones."""
+    dtype = jnp.promote_types(dtypes.of(p), jnp.float32)
+    if self.real and not pairs:
       dtype = jnp.finfo(dtype).dtype
     if self.dtype is not None:
       if jnp.issubdtype(dtype, jnp.complexfloating) and not jnp.issubdtype(self.dtype, jnp.complexfloating):
         raise TypeError(f'{self.name} of a complex parameter cannot be kept as {self.dtype}.')
       dtype = self.dtype
     # *_like keeps the parameter's sharding and takes a ShapeDtypeStruct; each call is a buffer of its own (donation).
-    return jnp.full_like(p, _at(self.fill, 0), dtype=dtype)
+    if isinstance(self.fill, str):
+      return jnp.zeros_like(p, dtype=dtype) if isinstance(p, jax.ShapeDtypeStruct) else jnp.copy(p).astype(dtype)
+    fill = arguments.at(self.fill, 0)
+    pair = pairs and jnp.issubdtype(dtype, jnp.complexfloating)
+    return jnp.full_like(
+      p, jax.lax.complex(*[jnp.asarray(fill, jnp.finfo(dtype).dtype)] * 2) if pair else fill, dtype=dtype
+    )
 
 
 class State(NamedTuple):
@@ -124,15 +132,15 @@ class Now:
   @property
   def t(self) -> jax.Array:
     """The same as a real number (the integer would overflow when it is multiplied)."""
-    return self.step.astype(_real_dtype())
+    return self.step.astype(dtypes.real_dtype())
 
   def __call__(self, hyperparameter: Any, ahead: int = 0) -> Any:
     """The value now or, with ahead=1, at the next step: a number as it is, all else in float32 or wider."""
-    value = _at(hyperparameter, self.step if ahead else self.count)
+    value = arguments.at(hyperparameter, self.step if ahead else self.count)
     if np.ndim(value):
       raise ValueError(f'a schedule must give a scalar, but {_show(hyperparameter)} gave shape {np.shape(value)}.')
     value = value.item() if isinstance(value, np.generic) else value  # a NumPy scalar would widen float32 under x64
-    return value if isinstance(value, numbers.Real) else jnp.asarray(value).astype(_real_dtype())
+    return value if isinstance(value, numbers.Real) else jnp.asarray(value).astype(dtypes.real_dtype())
 
   def age(self, name: str, rate: Any, ahead: int = 0) -> Any:
     """X = -log(b_1 ... b_{t + ahead}) of the decay rate `rate`, the field `name` of its line; ahead is -1, 0 or 1."""
@@ -161,12 +169,16 @@ class Line:
     gives: what stands there after it.
     ages: the fields that are decay rates whose mass this line asks `Now` for.
     reads_params: whether `step` reads the parameter.
+    splits_complex: whether all lines of its composition see a complex number as two real ones.
+    elementwise: whether an element depends only on the same element of other arrays.
   """
 
   needs: ClassVar[Any] = ()
   gives: ClassVar[tuple[str, ...]] = ()
   ages: ClassVar[tuple[str, ...]] = ()
   reads_params: ClassVar[bool] = False
+  splits_complex: ClassVar[bool] = False
+  elementwise: ClassVar[bool] = True
   piece: ClassVar[Callable[..., 'Recipe']]
 
   @property
@@ -352,8 +364,9 @@ class Init:
     if jax.tree.leaves(params):  # optax.tree.map_params calls init with a childless placeholder, which fits no mask
       for line in self.lines:
         _mask(line, params)
-    slots = {slot.name: jax.tree.map(slot.init, params) for line in self.lines for slot in line.slots}
-    zero = functools.partial(jnp.zeros, [], _real_dtype())
+    init = lambda slot: jax.tree.map(functools.partial(slot.init, pairs=_splits_complex(self.lines)), params)
+    slots = {slot.name: init(slot) for line in self.lines for slot in line.slots}
+    zero = functools.partial(jnp.zeros, [], dtypes.real_dtype())
     ages = {name: (zero(), zero()) for name in _scheduled_rates(self.lines)}
     return State(jnp.zeros([], jnp.int32), slots, ages)
 
@@ -416,7 +429,7 @@ def _update(static: tuple[Line, ...], data: list[Any], updates: Any, state: Stat
       continue
     carried = {name: leaves[i] for name, leaves in slots.items()}
     _check_leaf(g, {'params': p, **carried} if params is not None else carried)
-    real = _compute_dtype(g, p, *carried.values())
+    real = dtypes.compute_dtype(g, p, *carried.values())
     grads[i], after = rule(tuple(mask[i] for mask in masks), g, p, carried, cast(real))
     for name, value in after.items():
       kept[name][i] = value
@@ -427,49 +440,31 @@ def _update(static: tuple[Line, ...], data: list[Any], updates: Any, state: Stat
 def _rule(lines: Sequence[Line], now: Now) -> tuple[Callable[..., Any], list[jax.Array]]:
   """The lines on one array, and the scalars that it takes; Python numbers among the scalars become constants."""
   scalars, structure = jax.tree.flatten([line.scalars(now) for line in lines])
+  pairs = _splits_complex(lines)
+
+  def steps(active: tuple[bool, ...], ks: Any, g: Any, p: Any, slots: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    x = Leaf(g=g, u=g, p=p, slots=slots, mu_hat=slots.get('mu'))
+    for line, k, on in zip(lines, ks, active, strict=True):
+      x = line.step(x, k) if on else x
+    return x.u, {name: x.slots[name] for name in slots}
 
   @functools.partial(jax.jit, static_argnums=0)  # equal shapes are traced once
   def rule(active: tuple[bool, ...], g: Any, p: Any, slots: dict[str, Any], arrays: list[Any]) -> tuple[Any, Any]:
     rest = iter(arrays)
     ks = structure.unflatten([next(rest) if isinstance(k, jax.Array) else k for k in scalars])
-    real = _compute_dtype(g, p, *slots.values())
-    wide = {name: _widen(slot, real) for name, slot in slots.items()}
-    gradient = _widen(g, real)
-    x = Leaf(g=gradient, u=gradient, p=None if p is None else _widen(p, real), slots=wide, mu_hat=wide.get('mu'))
-    for line, k, on in zip(lines, ks, active, strict=True):
-      x = line.step(x, k) if on else x
-    return x.u.astype(g.dtype), {name: x.slots[name].astype(slot.dtype) for name, slot in slots.items()}
+    real = dtypes.compute_dtype(g, p, *slots.values())
+    wide = jax.tree.map(lambda x: dtypes.widen(x, real), (g, p, slots))  # None stays None
+    if pairs and jnp.iscomplexobj(g):
+      parts = (steps(active, ks, *jax.tree.map(part, wide)) for part in (jnp.real, jnp.imag))
+      u, after = jax.tree.map(jax.lax.complex, *parts)
+    else:
+      u, after = steps(active, ks, *wide)
+    return u.astype(g.dtype), {name: after[name].astype(slot.dtype) for name, slot in slots.items()}
 
   return rule, [k for k in scalars if isinstance(k, jax.Array)]
 
 
-# Dtypes.
-
-
-def _dtype(x: Any) -> Any:
-  return x.dtype if hasattr(x, 'dtype') else jnp.result_type(x)
-
-
-def _real_dtype() -> Any:
-  """The dtype of the step's scalars: float64 under jax_enable_x64, else float32."""
-  return jax.dtypes.canonicalize_dtype(jnp.float64)
-
-
-def _compute_dtype(*arrays: Any) -> Any:
-  """The real dtype in which one leaf is computed: float32, or wider if an array is wider."""
-  dtypes = (_dtype(a) for a in arrays if a is not None)
-  return jnp.finfo(functools.reduce(jnp.promote_types, dtypes, jnp.dtype(jnp.float32))).dtype
-
-
-def _widen(x: Any, real: Any) -> Any:
-  return x.astype(jnp.promote_types(x.dtype, real))
-
-
 # Values among the hyperparameters.
-
-
-def _at(hyperparameter: Any, count: Any) -> Any:
-  return hyperparameter(count) if callable(hyperparameter) else hyperparameter
 
 
 @dataclasses.dataclass(frozen=True)
@@ -504,9 +499,13 @@ def _rebuild(make: Callable[..., Recipe], values: tuple[Any, ...]) -> Line:
 def _show(value: Any) -> str:
   if isinstance(value, jnp.dtype):
     return repr(value.name)
-  if callable(value):
+  if callable(value) and not dataclasses.is_dataclass(value):
     return f'<{getattr(value, "__qualname__", type(value).__name__)}>'
   return repr(value)
+
+
+def _splits_complex(lines: Iterable[Line]) -> bool:
+  return any(line.splits_complex for line in lines)
 
 
 def _scheduled_rates(lines: Iterable[Line]) -> dict[str, Any]:
@@ -566,10 +565,10 @@ def _check_state(lines: Sequence[Line], state: Any) -> None:
 
 def _check_inexact(kind: str, tree: Any) -> None:
   for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-    if not jnp.issubdtype(_dtype(leaf), jnp.inexact):
+    if not jnp.issubdtype(dtypes.of(leaf), jnp.inexact):
       where = jax.tree_util.keystr(path) or 'the tree itself'
       raise TypeError(
-        f'{kind} {where} has dtype {_dtype(leaf)}; only real and complex floating arrays can be optimized. '
+        f'{kind} {where} has dtype {dtypes.of(leaf)}; only real and complex floating arrays can be optimized. '
         'Leave it out with optax.masked or belief_optax.by_path.'
       )
 

@@ -35,11 +35,17 @@ NONNEGATIVE = Range('a finite number >= 0', lambda v: 0 <= v < math.inf)
 POSITIVE = Range('a finite number > 0', lambda v: 0 < v < math.inf)
 DECAY_RATE = Range('a number in [0, 1)', lambda v: 0 <= v < 1)
 POSITIVE_DECAY_RATE = Range('a number in (0, 1)', lambda v: 0 < v < 1)
-MOMENTUM = Range('a number in [0, 1]', lambda v: 0 <= v <= 1)
+FRACTION = Range('a number in [0, 1]', lambda v: 0 <= v <= 1)
+MOMENTUM = FRACTION
 EPSILON = Range(f'0 or a finite number >= {FLOAT32_TINY:.4g} (float32 flushes smaller ones to 0)', _survives_float32)
 THRESHOLD = Range(
   'a finite number >= 4 (the variance of the step is infinite at rho <= 4)', lambda v: 4 <= v < math.inf
 )
+
+
+def at(value: Any, count: Any) -> Any:
+  """The value of a hyperparameter after `count` steps: what a schedule gives, else itself."""
+  return value(count) if callable(value) else value
 
 
 def is_array(value: Any) -> bool:

@@ -22,7 +22,7 @@ def _matches(pattern: Pattern, path: str) -> bool:
   return fnmatch.fnmatchcase(path, pattern)
 
 
-def _name(path: tuple[Any, ...]) -> str:
+def name_of(path: tuple[Any, ...]) -> str:
   """The keys of a leaf joined by '/'; the `.value` of a box of Flax (nnx.Param, nn.Partitioned) is not part of it."""
   boxed = len(path) > 1 and path[-1] == jax.tree_util.GetAttrKey('value')
   return jax.tree_util.keystr(path[:-1] if boxed else path, simple=True, separator='/')
@@ -41,7 +41,7 @@ class Groups:
     paths: list[str] = []
 
     def label(path: Any, _: Any) -> str:
-      name = _name(path)
+      name = name_of(path)
       paths.append(name)
       hits = [f'group_{i}' for i, pattern in enumerate(self.patterns) if _matches(pattern, name)]
       matched.update(hits)

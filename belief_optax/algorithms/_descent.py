@@ -65,7 +65,7 @@ def descend(
   if mode == 'decoupled':
     decay = add_decayed_weights(weight_decay, mask, learning_rate)
   if mode == 'independent':
-    decay = add_decayed_weights(weight_decay, mask, relative(learning_rate))
+    decay = add_decayed_weights(weight_decay, mask, relative(learning_rate, "weight_decay_mode='independent'"))
   if momentum.lines:  # the buffer has the sign that it has without decay
     return compose(direction, scale_by_learning_rate(learning_rate), momentum, scale(-1.0), decay, scale(-1.0))
   return compose(direction, scale_by_learning_rate(learning_rate, flip_sign=False), decay, scale(-1.0))
@@ -82,11 +82,11 @@ class Relative:
     return self.schedule(count) / self.first
 
 
-def relative(learning_rate: Any) -> Any:
-  """The multiplier a_t / a_0 of a learning rate: 1.0 for a number."""
+def relative(learning_rate: Any, option: str) -> Any:
+  """The multiplier a_t / a_0 of a learning rate: 1.0 for a number. The option that asks for it is named in errors."""
   if is_array(learning_rate):
     raise TypeError(
-      "weight_decay_mode='independent' needs the learning rate at the first step, but learning_rate is an array: "
+      f'{option} needs the learning rate at the first step, but learning_rate is an array: '
       "pass a number or a schedule, or use 'fixed' with a schedule as weight_decay."
     )
   if not callable(learning_rate):
@@ -95,7 +95,7 @@ def relative(learning_rate: Any) -> Any:
     first = float(jnp.asarray(learning_rate(0)))
   if not (first > 0 and math.isfinite(first)):
     raise ValueError(
-      f"weight_decay_mode='independent' divides by the first learning rate, but the schedule begins with {first}: "
+      f'{option} divides by the first learning rate, but the schedule begins with {first}: '
       "use 'fixed' with a schedule as weight_decay."
     )
   return Relative(learning_rate, first)

@@ -63,7 +63,7 @@ def amsgrad(
     compose(
       first_moment(b1=0.9, dtype=None),
       second_moment(b2=0.999, initial=0.0),
-      running_max(),
+      running_max(eps_root=0.0),
       bias_correct(b1=0.9, b2=0.999),
       precondition(eps=1e-08, eps_root=0.0),
       scale_by_learning_rate(learning_rate=0.001, flip_sign=True),

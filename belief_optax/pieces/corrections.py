@@ -108,6 +108,37 @@ class bias_correct_step(Line):
 
 
 @piece
+class raw_mean(Line):
+  r"""Takes the estimate of the mean back to the carried one, and leaves the direction as it is.
+
+  .. math:: \hat{m}_t \leftarrow m_t
+
+  Between `precondition` and `rectify` it makes the uncorrected mean the step of the first, intractable steps
+  (adabelief-pytorch 0.0.5).
+
+  Returns:
+    A piece that needs a first moment.
+
+  Raises:
+    ValueError: at `init` if the first moment is missing.
+
+  Example:
+    >>> import belief_optax as bo, jax.numpy as jnp
+    >>> bo.compose(bo.first_moment(0.9), bo.bias_correct(0.9), bo.raw_mean())
+    compose(
+      first_moment(b1=0.9, dtype=None),
+      bias_correct(b1=0.9, b2=None),
+      raw_mean(),
+    )
+  """
+
+  needs = ('mu_hat', 'mu')
+
+  def step(self, x: Leaf, k: Any) -> Leaf:
+    return x.set(mu_hat=x.slots['mu'])
+
+
+@piece
 class nesterov(Line):
   r"""Replaces the mean by its look-ahead: one more step of the average, with the same gradient.
 
@@ -153,6 +184,19 @@ class nesterov(Line):
     return x.mean(of_mean * x.slots['mu'] + of_gradient * x.g)  # m^ = b m / (1 - b^{t+1}) + (1-b) g / (1 - b^t)
 
 
+def tractability(now: Now, b2: Any, threshold: Any) -> tuple[Any, Any]:
+  """Whether rho_t >= threshold, and r_t: scalars of a line that has `ages = ('b2',)`."""
+  x = now.age('b2', b2)
+  lam = x / now.t if callable(b2) else formulas.decay_exponent(now(b2))
+  rho, threshold = formulas.effective_length(x, lam), now(threshold)
+  if is_array(lam) or is_array(threshold):
+    adaptive = rho >= threshold
+  else:
+    first = formulas.first_tractable_step(now(b2), threshold)
+    adaptive = jnp.asarray(False) if first is None else now.step >= first
+  return adaptive, formulas.rectification(rho, formulas.effective_length_limit(lam), adaptive)
+
+
 @piece
 class rectify(Line):
   r"""Rectifies the variance of the adaptive step while the second moment is young.
@@ -195,15 +239,7 @@ class rectify(Line):
   ages = ('b2',)
 
   def scalars(self, now: Now) -> Any:
-    x = now.age('b2', self.b2)
-    lam = x / now.t if callable(self.b2) else formulas.decay_exponent(now(self.b2))
-    rho, threshold = formulas.effective_length(x, lam), now(self.threshold)
-    if is_array(lam) or is_array(threshold):
-      adaptive = rho >= threshold
-    else:
-      first = formulas.first_tractable_step(now(self.b2), threshold)
-      adaptive = jnp.asarray(False) if first is None else now.step >= first
-    return adaptive, formulas.rectification(rho, formulas.effective_length_limit(lam), adaptive)
+    return tractability(now, self.b2, self.threshold)
 
   def step(self, x: Leaf, k: Any) -> Leaf:
     adaptive, r = k

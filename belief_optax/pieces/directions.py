@@ -50,6 +50,43 @@ class precondition(Line):
 
 
 @piece
+class add_eps_root(Line):
+  r"""Adds to the second moment without storing it.
+
+  .. math:: \hat{s}_t \leftarrow \hat{s}_t + \varepsilon_{root}
+
+  Before `bias_correct` it is corrected too: while t is small it weighs $1/(1-b_2^t)$ times as much as the `eps_root` of
+  `precondition`, and $1/(1-b_2)$ times as little later as that of `belief`, which is stored at every step.
+
+  Args:
+    eps_root: added to the second moment, >= 0.
+
+  Returns:
+    A piece that needs a second moment.
+
+  Raises:
+    ValueError: if `eps_root` is out of range; at `init` if the second moment is missing.
+    TypeError: if `eps_root` has a wrong type.
+
+  Example:
+    >>> import belief_optax as bo, jax.numpy as jnp
+    >>> tx = bo.compose(bo.second_moment(0.75), bo.add_eps_root(1.75), bo.precondition(0.0))
+    >>> tx.update(jnp.array(3.0), tx.init(jnp.array(0.0)))[0]
+    Array(1.5, dtype=float32)
+  """
+
+  eps_root: Any = hyper(1e-16, allowed=EPSILON)
+
+  needs = ('nu_hat',)
+
+  def scalars(self, now: Now) -> Any:
+    return now(self.eps_root)
+
+  def step(self, x: Leaf, k: Any) -> Leaf:
+    return x.set(nu_hat=x.nu_hat + k)
+
+
+@piece
 class scale(Line):
   r"""Multiplies the direction: $u_t \leftarrow c u_t$.
 

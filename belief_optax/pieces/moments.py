@@ -279,28 +279,34 @@ class accumulate_squares(Line):
 class running_max(Line):
   r"""Replaces the second moment by the largest that has been seen.
 
-  .. math:: \hat{v}_t = \max(\hat{v}_{t-1}, v_t)
+  .. math:: \hat{v}_t = \max(\hat{v}_{t-1}, v_t) + \varepsilon_{root}
 
   Before `bias_correct` it is the maximum of the raw moments (the paper's, torch's), after it of the corrected ones
-  (optax's default; the large values of the first steps then stay).
+  (optax's default; the large values of the first steps then stay). After `precondition` nothing reads it.
+
+  Args:
+    eps_root: added to the stored maximum at every step, >= 0: it then grows without bound (adabelief-pytorch 0.0.5).
 
   Returns:
     A piece with the slot `nu_max`. It needs a second moment.
 
   Raises:
-    ValueError: at `init` if no second moment stands before it.
+    ValueError: if `eps_root` is out of range; at `init` if no second moment stands before it.
+    TypeError: if `eps_root` has a wrong type.
 
   Example:
     >>> import belief_optax as bo
     >>> bo.compose(bo.second_moment(0.9), bo.running_max())
     compose(
       second_moment(b2=0.9, initial=0.0),
-      running_max(),
+      running_max(eps_root=0.0),
     )
 
   References:
     Reddi et al., On the convergence of Adam and beyond (https://arxiv.org/abs/1904.09237), Algorithm 2.
   """
+
+  eps_root: Any = hyper(0.0, allowed=EPSILON)
 
   needs = ('nu_hat',)
 
@@ -308,8 +314,11 @@ class running_max(Line):
   def slots(self) -> tuple[Slot, ...]:
     return (Slot('nu_max', real=True),)
 
+  def scalars(self, now: Now) -> Any:
+    return now(self.eps_root)
+
   def step(self, x: Leaf, k: Any) -> Leaf:
-    nu_max = jnp.maximum(x.slots['nu_max'], x.nu_hat)
+    nu_max = jnp.maximum(x.slots['nu_max'] + k, x.nu_hat + k)  # v^_t = max(v^_{t-1}, v_t) + eps
     return x.keep(nu_max=nu_max).set(nu_hat=nu_max)
 
 

@@ -1,0 +1,93 @@
+"""What goes around a whole optimizer: slow weights, and how complex numbers are read."""
+
+import numbers
+from typing import Any
+
+import jax.numpy as jnp
+
+from belief_optax.algebra import Leaf, Line, Now, Slot, piece
+from belief_optax.arguments import FRACTION, hyper, option
+
+
+def _period(name: str, value: Any) -> int:
+  if not isinstance(value, numbers.Integral) or isinstance(value, bool):
+    raise TypeError(f'{name} must be an integer >= 1, got {value!r}.')
+  if value < 1:
+    raise ValueError(f'{name} must be an integer >= 1, got {value!r}.')
+  return int(value)
+
+
+@piece
+class lookahead(Line):
+  r"""Every k steps, moves slow weights towards the parameters and puts the parameters there.
+
+  .. math:: \phi_t = \phi_{t-1} + \alpha (\theta_{t-1} + u_t - \phi_{t-1}), \quad u_t \leftarrow \phi_t - \theta_{t-1}
+    \qquad \text{if } k \mid t
+
+  Args:
+    k: the number of steps between two synchronizations, >= 1.
+    alpha: how far the slow weights move, in [0, 1]: number, scalar array or schedule.
+
+  Returns:
+    A piece with the slot `slow`, which begins as a copy of the parameters. It is the last line of an optimizer; its
+    `update` needs the parameters.
+
+  Raises:
+    ValueError: if an argument is out of range; at `update` if the parameters are missing.
+    TypeError: if an argument has a wrong type.
+
+  Example:
+    >>> import belief_optax as bo, jax.numpy as jnp
+    >>> tx, p = bo.compose(bo.sgd(1.0), bo.lookahead(1, 0.25)), jnp.array(8.0)
+    >>> tx.update(jnp.array(4.0), tx.init(p), p)[0]
+    Array(-1., dtype=float32)
+
+  References:
+    Zhang et al., Lookahead optimizer (https://arxiv.org/abs/1907.08610), Algorithm 1.
+  """
+
+  k: int = option(6, normal=_period)
+  alpha: Any = hyper(0.5, allowed=FRACTION)
+
+  reads_params = True
+
+  @property
+  def slots(self) -> tuple[Slot, ...]:
+    return (Slot('slow', fill='params'),)
+
+  def scalars(self, now: Now) -> Any:
+    return now.step % self.k == 0, now(self.alpha)
+
+  def step(self, x: Leaf, k: Any) -> Leaf:
+    synchronize, alpha = k
+    old = x.slots['slow']
+    slow = jnp.where(synchronize, old + alpha * ((x.p - old) + x.u), old)
+    return x.keep(slow=slow).set(u=jnp.where(synchronize, slow - x.p, x.u))
+
+
+@piece
+class complex_as_reals(Line):
+  r"""Makes all lines of a composition see a complex number as two real ones, as torch does.
+
+  .. math:: f(a + bi) = f(a) + f(b) i
+
+  Without it $|g|^2$ is the squared modulus, and both parts of a parameter have the same scale. With it every slot of a
+  complex parameter is complex: its parts belong to the parts of the parameter.
+
+  Returns:
+    A piece. Its place in the list is without meaning; the presets put it first.
+
+  Raises:
+    TypeError: at `init` if something of a complex parameter is kept in a real dtype.
+
+  Example:
+    >>> import belief_optax as bo, jax.numpy as jnp
+    >>> tx = bo.compose(bo.complex_as_reals(), bo.second_moment(0.0), bo.precondition(0.0))
+    >>> print(tx.update(jnp.array([3 - 4j]), tx.init(jnp.array([0j])))[0])
+    [1.-1.j]
+  """
+
+  splits_complex = True
+
+  def step(self, x: Leaf, k: Any) -> Leaf:
+    return x
