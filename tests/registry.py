@@ -5,6 +5,8 @@ every pin of `test_hlo.py`.
 """
 
 import dataclasses
+import inspect
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -13,6 +15,7 @@ import jax.numpy as jnp
 import optax
 
 import belief_optax as bo
+from belief_optax import presets
 
 
 def matrices_only(params: Any) -> Any:
@@ -41,6 +44,7 @@ class Row:
     learning_rate: one with which it solves the parabola and Rosenbrock's function in 10,000 steps.
     options: further arguments.
     factory: what is called with `learning_rate` and the options; None for the public function.
+    preset: the preset that the factory calls, if it is one.
   """
 
   algorithm: str
@@ -48,6 +52,7 @@ class Row:
   learning_rate: float = 0.01
   options: Mapping[str, Any] = dataclasses.field(default_factory=dict, hash=False)
   factory: Callable[..., bo.Recipe] = dataclasses.field(default=None, hash=False)
+  preset: Callable[..., bo.Recipe] | None = None
 
   def __post_init__(self):
     object.__setattr__(self, 'factory', self.factory or getattr(bo, self.algorithm))
@@ -74,9 +79,23 @@ class Row:
     return 'mu_dtype' in self.options
 
   @property
+  def real_only(self) -> bool:
+    """Whether complex parameters are refused."""
+    return self.rounds or any(isinstance(line, bo.cautious.line) for line in self.make().lines)
+
+  @property
+  def names(self) -> dict[str, Any]:
+    """What the names in its printed recipe mean."""
+    return {**vars(inspect.getmodule(self.preset)), **vars(bo)} if self.preset else vars(bo).copy()
+
+  @property
+  def elementwise(self) -> bool:
+    return all(line.elementwise for line in self.make().lines)
+
+  @property
   def static(self) -> tuple[str, ...]:
     """What optax.inject_hyperparams must be told not to trace."""
-    functions = tuple(name for name, value in self.options.items() if callable(value))
+    functions = tuple(name for name, value in self.options.items() if callable(value) or name in CONSTANTS)
     return (*functions, 'learning_rate') if self.needs_first_rate else functions
 
 
@@ -84,7 +103,38 @@ def _row(algorithm: str, variant: str = '', learning_rate: float = 0.01, factory
   return Row(algorithm, variant, learning_rate, options, factory)
 
 
-ROWS = (
+# Options of presets that cannot be data of the compiled step.
+CONSTANTS = ('momentum_decay', 'n_sma_threshold', 'k')
+
+
+def _preset(name: str, variant: str, learning_rate: float, **options: Any) -> Row:
+  """A row of a preset, whose learning rate is called lr."""
+  module, _, function = name.partition('.')
+  preset = getattr(getattr(presets, module), function)
+
+  def factory(learning_rate: optax.ScalarOrSchedule, **arguments: Any) -> bo.Recipe:
+    with warnings.catch_warnings():  # that they do warn is tested by test_presets
+      warnings.simplefilter('ignore', presets.DialectWarning)
+      return preset(lr=learning_rate, **arguments)
+
+  signature = inspect.signature(preset)
+  renamed = [p.replace(name='learning_rate') if p.name == 'lr' else p for p in signature.parameters.values()]
+  factory.__signature__ = signature.replace(parameters=renamed)
+  return Row(f'presets.{name}', variant, learning_rate, options, factory, preset)
+
+
+# The presets whose compositions hold pieces that no algorithm has.
+PRESET_ROWS = (
+  _preset('torch.adam', 'amsgrad-l2', 0.01, amsgrad=True, weight_decay=1e-4),
+  _preset('torch.nadam', '', 0.01, momentum_decay=4e-3),
+  _preset('adabelief_pytorch.adabelief', '0.0.5', 0.01, version='0.0.5', amsgrad=True, rectify=True),
+  _preset('labml.adabelief', 'hat', 0.01, optimized_update=False),
+  _preset('pytorch_optimizer.radam', 'decayed', 5e-3, weight_decay=1e-4, n_sma_threshold=5),
+  _preset('timm.rmsprop_tf', 'cautious', 1e-3, momentum=0.9, caution=True),
+  _preset('ranger_adabelief.ranger', 'decayed', 0.01, weight_decay=1e-3, eps=1e-8, k=6),
+)
+
+ALGORITHM_ROWS = (
   _row('adabelief'),
   _row('adabelief', 'plain', rectify=False),
   _row('adabelief', 'no-step-while-young', degenerate_to_sgd=False),
@@ -123,3 +173,5 @@ ROWS = (
   _row('adagrad', learning_rate=1.0),
   _row('adagrad', 'torch', learning_rate=1.0, initial_accumulator_value=0.0, eps_in_sqrt=False),
 )
+
+ROWS = ALGORITHM_ROWS + PRESET_ROWS

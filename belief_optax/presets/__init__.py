@@ -1,0 +1,38 @@
+"""Optimizers of other packages, step for step: one module per package, with its names, arguments and defaults.
+
+Each preset is a composition of the same pieces as everything else, and equals the real package in every step
+(docs/ledger.md). A learning rate may be a number, an array or a schedule `count -> value`. What only steers the other
+package's execution or printing is accepted and without effect. Parameter groups are `belief_optax.by_path`.
+"""
+
+from belief_optax.presets import (
+  adabelief_pytorch,
+  adabelief_tf,
+  bert,
+  labml,
+  mindspore,
+  optax,
+  papers,
+  pytorch_optimizer,
+  ranger_adabelief,
+  timm,
+  torch,
+  torch_optimizer,
+)
+from belief_optax.presets._dialect import DialectWarning
+
+__all__ = [
+  'DialectWarning',
+  'adabelief_pytorch',
+  'adabelief_tf',
+  'bert',
+  'labml',
+  'mindspore',
+  'optax',
+  'papers',
+  'pytorch_optimizer',
+  'ranger_adabelief',
+  'timm',
+  'torch',
+  'torch_optimizer',
+]
