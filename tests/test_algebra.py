@@ -688,7 +688,8 @@ def test_initial_values_may_be_schedules_as_annotated(make):
 
 @pytest.mark.parametrize('row', [r for r in ROWS if r.algorithm != 'scale_by_belief'], ids=str)
 def test_a_bad_learning_rate_is_named_in_every_composition(row):
-  with pytest.raises(ValueError, match=r'^learning_rate must be a finite number >= 0, got -0.5'):
+  name = 'lr' if row.preset else 'learning_rate'
+  with pytest.raises(ValueError, match=rf'^{name} must be a finite number >= 0, got -0.5'):
     row.make(-0.5)
 
 

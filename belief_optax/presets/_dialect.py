@@ -1,5 +1,6 @@
 """What the presets share: arguments under the names of other packages, their compositions, a warning for their bugs."""
 
+import sys
 import warnings
 from typing import Any
 
@@ -20,7 +21,15 @@ def warn_of_bug(active: bool, text: str) -> None:
   """Warns, once per process, that an active option reproduces a bug."""
   if active and text not in _warned:
     _warned.add(text)
-    warnings.warn(text, DialectWarning, stacklevel=3)
+    warnings.warn(text, DialectWarning, stacklevel=_level_of_the_user())
+
+
+def _level_of_the_user() -> int:
+  """The stacklevel, for our caller, of the first frame outside of this package: presets call each other."""
+  frame, level = sys._getframe(1), 1
+  while frame.f_back is not None and frame.f_globals.get('__name__', '').partition('.')[0] == 'belief_optax':
+    frame, level = frame.f_back, level + 1
+  return level
 
 
 # Arguments.

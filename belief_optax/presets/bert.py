@@ -72,8 +72,8 @@ def adamw(
   learning_rate, decay = numbers(NONNEGATIVE, learning_rate=learning_rate, weight_decay_rate=weight_decay_rate)
   b1, b2 = numbers(DECAY_RATE, beta_1=beta_1, beta_2=beta_2)
   (epsilon,) = numbers(EPSILON, epsilon=epsilon)
-  patterns = exclude_from_weight_decay or ()
-  if isinstance(patterns, str) or not all(isinstance(pattern, str) for pattern in patterns):
+  patterns = () if exclude_from_weight_decay is None else exclude_from_weight_decay
+  if not isinstance(patterns, list | tuple) or not all(isinstance(pattern, str) for pattern in patterns):
     raise TypeError(f'exclude_from_weight_decay must be a list of regular expressions, got {patterns!r}.')
   direction = compose(pieces.first_moment(b1), pieces.second_moment(b2), pieces.precondition(epsilon))
   return descend(direction, learning_rate, decay, NotNamed(tuple(patterns)) if patterns else None)

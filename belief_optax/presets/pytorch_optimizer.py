@@ -105,7 +105,7 @@ class FromStep:
   first: int | None
 
   def __call__(self, count: Any) -> Any:
-    return jnp.asarray(False) if self.first is None else count + 1 >= self.first
+    return jnp.asarray(False) if self.first is None else count >= self.first - 1  # count + 1 would overflow at last
 
 
 def radam(

@@ -54,7 +54,8 @@ def adabelief(
     >>> presets.timm.adabelief() == presets.adabelief_pytorch.adabelief()
     True
   """
-  flags(decoupled_decay=decoupled_decay)
+  (eps,) = numbers(EPSILON, eps=eps)
+  flags(decoupled_decay=decoupled_decay, rectify=rectify)
   return adabelief_pytorch.adabelief(
     lr, betas, eps, weight_decay, amsgrad, decoupled_decay, fixed_decay, rectify, degenerated_to_sgd
   )
@@ -128,14 +129,16 @@ def rmsprop_tf(
   flags(lr_in_momentum=lr_in_momentum, caution=caution)
   scaled = pieces.scale_by_learning_rate(lr, flip_sign=False)
   buffer = compose(*when(not is_zero(momentum), pieces.heavy_ball(momentum), *when(caution, pieces.cautious())))
-  factor = Corrected(lr, relative(lr, 'corrected_weight_decay')) if corrected_weight_decay and callable(lr) else lr
-  decay = pieces.add_decayed_weights(weight_decay, None, factor)
+  decays = not is_zero(weight_decay)
+  corrected = decays and decoupled_decay and corrected_weight_decay
+  multiple = relative(lr, 'corrected_weight_decay=True') if corrected else 1.0  # an array is refused
+  decay = pieces.add_decayed_weights(weight_decay, None, Corrected(lr, multiple) if callable(multiple) else lr)
   return compose(
-    *when(not decoupled_decay and not is_zero(weight_decay), pieces.add_decayed_weights(weight_decay)),
+    *when(decays and not decoupled_decay, pieces.add_decayed_weights(weight_decay)),
     pieces.centered_moment(alpha, 1.0) if centered else pieces.second_moment(alpha, 1.0),
     pieces.precondition(0.0, eps),
     *((scaled, buffer) if lr_in_momentum else (buffer, scaled)),
-    *when(decoupled_decay and not is_zero(weight_decay), decay),
+    *when(decays and decoupled_decay, decay),
     pieces.scale(-1.0),
   )
 

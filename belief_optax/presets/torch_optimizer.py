@@ -9,7 +9,7 @@ from belief_optax.algebra import Recipe
 from belief_optax.algorithms._descent import descend
 from belief_optax.arguments import EPSILON, NONNEGATIVE
 from belief_optax.presets import adabelief_pytorch
-from belief_optax.presets._dialect import adam_direction, numbers, rates
+from belief_optax.presets._dialect import adam_direction, flags, numbers, rates
 
 
 def adabelief(
@@ -48,6 +48,8 @@ def adabelief(
     >>> presets.torch_optimizer.adabelief() == presets.adabelief_pytorch.adabelief(version='0.0.5')
     True
   """
+  (eps,) = numbers(EPSILON, eps=eps)
+  flags(weight_decouple=weight_decouple, rectify=rectify)
   options = {'weight_decouple': weight_decouple, 'fixed_decay': fixed_decay, 'rectify': rectify}
   return adabelief_pytorch.adabelief(lr, betas, eps, weight_decay, amsgrad, **options, version='0.0.5')
 
