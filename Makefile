@@ -2,10 +2,11 @@
 PYTHON ?= python3
 VENV := .venv
 OLDEST := .venv-oldest
+PARITY := .venv-parity
 PY := $(VENV)/bin/python
-PYTEST := -m pytest -n 2 --dist loadgroup -m 'not slow' -q
+PYTEST := -m pytest -n 2 --dist loadgroup -m 'not slow and not parity' -q
 
-.PHONY: demo test lint test-newest test-oldest test-slow bench format clean
+.PHONY: demo test lint test-newest test-oldest test-slow parity record ledger bench format clean
 
 demo: $(VENV)/.examples
 	$(PY) examples/digits.py
@@ -27,6 +28,17 @@ test-oldest: $(OLDEST)/.test
 test-slow: $(VENV)/.dev
 	$(PY) -m pytest -m slow
 
+# The presets beside the packages that they reproduce, step by step.
+parity: $(PARITY)/.peers
+	$(PARITY)/bin/python -m pytest tests/parity -n 2 --dist loadgroup -m parity -q
+
+# What the packages computed, so that `make test` can compare without them.
+record: $(PARITY)/.peers
+	PYTHONPATH=tests $(PARITY)/bin/python tests/parity/record.py
+
+ledger: $(PARITY)/.peers
+	PYTHONPATH=tests $(PARITY)/bin/python tests/parity/ledger.py
+
 bench: $(VENV)/.dev
 	$(PY) -m benchmarks.step
 
@@ -35,7 +47,7 @@ format: $(VENV)/.dev
 	$(VENV)/bin/ruff check --fix .
 
 clean:
-	rm -rf $(VENV) $(OLDEST) out
+	rm -rf $(VENV) $(OLDEST) $(PARITY) out
 
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "belief_optax needs Python >= 3.11")'
@@ -51,4 +63,16 @@ $(VENV)/.%: pyproject.toml | $(VENV)/bin/python
 
 $(OLDEST)/.test: pyproject.toml oldest.txt | $(OLDEST)/bin/python
 	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check --constraint oldest.txt --editable '.[test]'
+	touch $@
+
+$(PARITY)/bin/python:
+	$(PYTHON) -m venv $(PARITY)
+
+$(PARITY)/.parity: pyproject.toml | $(PARITY)/bin/python
+	$(PARITY)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[parity]'
+	touch $@
+
+$(PARITY)/.peers: $(PARITY)/.parity tests/parity/peers.txt
+	grep -v '^#' tests/parity/peers.txt | xargs -I{} $(PARITY)/bin/python -m pip install --quiet \
+	  --disable-pip-version-check --no-deps --upgrade --target '$(PARITY)/peers/{}' '{}'
 	touch $@

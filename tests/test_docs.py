@@ -6,22 +6,34 @@ import re
 from pathlib import Path
 
 import pytest
+from preset_functions import PRESETS
 
 import belief_optax as bo
-from belief_optax import formulas
+from belief_optax import formulas, interop, presets
 
 
-def _documented():
-  """Public names, methods that users call, and the formulas; pieces are functions made from classes."""
+def _public():
+  """What users call: the names of the package, the presets with the classes that they take, and interop."""
+  classes = {'presets.DialectWarning': presets.DialectWarning, 'presets.labml.WeightDecay': presets.labml.WeightDecay}
   names = {f'bo.{name}': getattr(bo, name) for name in bo.__all__}
+  names |= {f'presets.{name}': preset for name, preset in PRESETS.items()} | classes
+  return names | {f'interop.{name}': getattr(interop, name) for name in interop.__all__}
+
+
+def _formulas():
   own = inspect.getmembers(formulas, lambda f: callable(f) and getattr(f, '__module__', '') == formulas.__name__)
-  return names | {f'formulas.{name}': f for name, f in own if not name.startswith('_')}
+  return {f'formulas.{name}': f for name, f in own if not name.startswith('_')}
 
 
-DOCUMENTED = _documented()
-README = Path(__file__).parents[1] / 'README.md'
-FUNCTIONS = [name for name in bo.__all__ if not inspect.isclass(getattr(bo, name))]
-CLASSES = [name for name in bo.__all__ if inspect.isclass(getattr(bo, name))]
+PUBLIC = _public()
+DOCUMENTED = PUBLIC | _formulas()
+FUNCTIONS = [name for name in PUBLIC if not inspect.isclass(PUBLIC[name])]
+CLASSES = [name for name in PUBLIC if inspect.isclass(PUBLIC[name])]
+# The dialects and the pieces of mathematics, which show it.
+EQUATIONS = [f'bo.{name}' for name in (*bo.algorithms.__all__, *bo.pieces.__all__)]
+EQUATIONS += [f'presets.{name}' for name in PRESETS]
+ROOT = Path(__file__).parents[1]
+TEXTS = [ROOT / 'README.md', ROOT / 'docs' / 'coming_from_pytorch.md']
 
 
 def sections(docstring):
@@ -61,29 +73,38 @@ def test_summary_is_one_sentence(name):
 
 @pytest.mark.parametrize('name', FUNCTIONS)
 def test_functions_are_documented_in_full(name):
-  function = getattr(bo, name)
+  function = PUBLIC[name]
   parts = sections(function.__doc__)
-  parameters = inspect.signature(function).parameters.values()
+  signature = inspect.signature(function)
+  parameters = signature.parameters.values()
   expected = ['*' * (p.kind is p.VAR_POSITIONAL) + '*' * 2 * (p.kind is p.VAR_KEYWORD) + p.name for p in parameters]
   assert entries(parts.get('Args', '')) == expected  # every argument, in the order of the signature, and no other
-  assert parts.get('Returns', '').strip()
+  assert bool(parts.get('Returns', '').strip()) == (signature.return_annotation is not None)
   assert '>>>' in parts.get('Example', '')
   examples = doctest.DocTestParser().get_examples(function.__doc__)
-  assert any(name in example.source for example in examples)
+  called = name.removeprefix('bo.')  # a preset is called by its package too, as two have the same name
+  assert any(called in example.source for example in examples)
 
 
-@pytest.mark.parametrize('name', [*bo.algorithms.__all__, *bo.pieces.__all__])
-def test_algorithms_and_pieces_show_their_equation(name):
-  docstring = getattr(bo, name).__doc__
+@pytest.mark.parametrize('name', EQUATIONS)
+def test_algorithms_pieces_and_presets_show_their_equation(name):
+  docstring = PUBLIC[name].__doc__
   assert '.. math::' in docstring or '$' in docstring
-  assert sections(docstring).get('Raises', '').strip()
-  if name in bo.algorithms.__all__:
-    assert sections(docstring).get('References', '').strip()
+
+
+@pytest.mark.parametrize('name', [*EQUATIONS, *(name for name in FUNCTIONS if name.startswith('interop.'))])
+def test_what_is_refused_is_documented(name):
+  assert sections(PUBLIC[name].__doc__).get('Raises', '').strip()
+
+
+@pytest.mark.parametrize('name', bo.algorithms.__all__)
+def test_algorithms_show_their_source(name):
+  assert sections(getattr(bo, name).__doc__).get('References', '').strip()
 
 
 @pytest.mark.parametrize('name', CLASSES)
 def test_attributes_of_classes_are_documented(name):
-  cls = getattr(bo, name)
+  cls = PUBLIC[name]
   fields = getattr(cls, '_fields', None) or getattr(cls, '__dataclass_fields__', {})
   if cls is bo.Recipe:
     fields = ()  # init and update are explained in its text
@@ -128,14 +149,34 @@ def test_a_wrong_example_is_found():
   assert doctest.DocTestRunner().run(test, out=lambda _: None).failed == 1
 
 
-def test_every_public_piece_has_an_example_that_doctest_finds():
+def test_every_public_function_has_an_example_that_doctest_finds():
   """Were the finder to look elsewhere, all examples would pass unseen."""
   for name in FUNCTIONS:
-    found = doctest.DocTestFinder().find(getattr(bo, name), name, module=False, globs={})
+    found = doctest.DocTestFinder().find(PUBLIC[name], name, module=False, globs={})
     assert sum(len(test.examples) for test in found) > 0, name
 
 
-def test_the_examples_of_the_readme_are_right():
-  found = doctest.testfile(str(README), module_relative=False)
+# The texts.
+
+
+@pytest.mark.parametrize('text', TEXTS, ids=lambda path: path.stem)
+def test_the_examples_of_the_texts_are_right(text):
+  found = doctest.testfile(str(text), module_relative=False, encoding='utf-8', optionflags=doctest.ELLIPSIS)
   assert found.attempted > 10
   assert found.failed == 0
+
+
+@pytest.mark.parametrize('text', TEXTS, ids=lambda path: path.stem)
+def test_all_python_of_the_texts_is_run(text):
+  """A block without a prompt would be shown and never tried."""
+  blocks = re.findall(r'^```python\n(.*?)^```', text.read_text('utf-8'), re.DOTALL | re.MULTILINE)
+  assert len(blocks) == text.read_text('utf-8').count('```python') > 0
+  for block in blocks:
+    assert block.startswith('>>> ')
+    assert block.endswith('\n\n')  # else the fence would belong to what is expected
+
+
+def test_the_text_for_users_of_torch_names_every_preset():
+  text = TEXTS[1].read_text('utf-8')
+  assert [name for name in PRESETS if f'`presets.{name}' not in text] == []
+  assert [name for name in interop.__all__ if name not in text] == []

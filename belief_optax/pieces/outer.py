@@ -11,7 +11,8 @@ from belief_optax.arguments import FRACTION, hyper, option
 
 def _period(name: str, value: Any) -> int:
   if not isinstance(value, numbers.Integral) or isinstance(value, bool):
-    raise TypeError(f'{name} must be an integer >= 1, got {value!r}.')
+    hint = 'with optax.inject_hyperparams name it in static_args'
+    raise TypeError(f'{name} must be an integer >= 1 ({hint}), got {value!r}.')
   if value < 1:
     raise ValueError(f'{name} must be an integer >= 1, got {value!r}.')
   return int(value)

@@ -13,7 +13,8 @@ def _axis(name: str, value: Any) -> int:
   try:
     return operator.index(value)
   except TypeError:
-    raise TypeError(f'{name} must be an integer axis, got {value!r}.') from None
+    hint = 'with optax.inject_hyperparams name it in static_args'
+    raise TypeError(f'{name} must be an integer ({hint}), got {value!r}.') from None
 
 
 def _rank(name: str, value: Any) -> int:

@@ -1,0 +1,179 @@
+"""One optimizer's state as the beginning of another."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from belief_optax import dtypes, formulas
+from belief_optax.algebra import State
+from belief_optax.arguments import at
+from belief_optax.interop._reading import Reading, check_state, lines_of
+from belief_optax.interop._values import by_parts
+from belief_optax.matching import floor_of
+
+_KINDS = ('belief', 'second_moment', 'centered_moment', 'accumulate_squares')
+
+
+def warm_start(state: State, tx_from: Any, tx_to: Any, params: Any) -> State:
+  r"""Makes the state of one recipe that of another: Adam's the beginning of AdaBelief, and the other way round.
+
+  .. math::
+    \hat s = b_1 \max(\hat v - |\hat m|^2, 0) + \frac{\varepsilon}{1 - b_2}, \qquad
+    \hat v = \frac1{b_1} \max\left(\hat s - \frac{\varepsilon}{1 - b_2}, 0\right) + |\hat m|^2
+
+  with the eps that AdaBelief stores. Of independent gradients with the variance $\sigma^2$ the mean has the variance
+  $\frac{1-b_1}{1+b_1}\sigma^2$, so $E[\hat v - \hat m^2] = \frac{2 b_1}{1+b_1} \sigma^2$; the residual
+  $g_t - m_t = b_1 (g_t - m_{t-1})$ has $E[(g_t - m_t)^2] = \frac{2 b_1^2}{1+b_1} \sigma^2$: the ratio is $b_1$. (It is
+  $1 / b_1$ for the residual from the mean before the step, $g_t - m_{t-1}$.) This holds for averages that are older
+  than a few $1 / (1 - b_1)$ steps.
+
+  It holds on average over elements, not for each. Where the mean of the gradient is as large as its noise, 3 per cent
+  of the elements (at the default rates) have $\hat v \le \hat m^2$ by chance. They begin at the floor: their steps are
+  thousands of times too long at first, 17 times after 10 steps and twice after 300. Warm the learning rate up again.
+
+  The count and the mean stay, and so does every other slot that both have; `nu_max` begins as `nu` unless both keep the
+  same maximum. The age of a scheduled rate becomes that of `tx_to`'s schedule after as many steps. All else is that of
+  `tx_to.init(params)`.
+
+  Args:
+    state: the state of `tx_from`.
+    tx_from: the recipe that has made the state.
+    tx_to: the recipe that continues.
+    params: the parameters.
+
+  Returns:
+    A `State` of `tx_to`.
+
+  Raises:
+    ValueError: if the second moments cannot be converted (one is a sum, or stands without a mean, or is missing), if
+      the state is not that of `tx_from`, or if only one of both has the learning rate in its momentum.
+    TypeError: if one of both is no recipe, or the state no `State`.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from belief_optax import interop, presets
+    >>> adam, adabelief, w = presets.torch.adam(), presets.timm.adabelief(), jnp.ones(2)
+    >>> state = adam.update(jnp.ones(2), adam.init(w), w)[1]
+    >>> int(interop.warm_start(state, adam, adabelief, w).count)
+    1
+  """
+  reading, target = Reading(lines_of('tx_from', tx_from)), Reading(lines_of('tx_to', tx_to))
+  check_state(state, jax.eval_shape(tx_from.init, params))
+  fresh = tx_to.init(params)
+  slots = {**fresh.slots, **{name: tree for name, tree in state.slots.items() if name in fresh.slots}}
+  ages = {name: _age_after(target, name, state, age) for name, age in fresh.ages.items()}
+  new = State(state.count, slots, ages)
+  _check_momentum(reading, target)
+  kinds = _kind(reading), _kind(target)
+  if kinds[0] != kinds[1]:
+    slots['nu'] = jax.tree.map(_conversion(reading, state, target, new), state.slots['nu'], state.slots['mu'])
+  if 'nu_max' in slots and (kinds[0] != kinds[1] or _maximum(reading) != _maximum(target)):
+    mass = _mass(target, 'b2', new) if _maximum(target) == 'corrected' else 1.0
+    # A buffer of its own: one that a state has twice cannot be donated.
+    slots['nu_max'] = jax.tree.map(lambda nu: formulas.safe_divide(jnp.copy(nu), mass), slots['nu'])
+  _check_complex(slots, fresh.slots)
+  return State(state.count, jax.tree.map(lambda x, y: x.astype(y.dtype), slots, fresh.slots), ages)
+
+
+# What recipes mean by their slots.
+
+
+def _kind(reading: Reading) -> str | None:
+  """The line that keeps the second moment."""
+  return next((kind for kind in _KINDS if reading.has(kind)), None)
+
+
+def _maximum(reading: Reading) -> str | None:
+  """Of what the maximum is taken."""
+  if not reading.has('running_max'):
+    return None
+  return 'corrected' if reading.before('bias_correct', 'running_max') else 'raw'
+
+
+def _check_momentum(reading: Reading, target: Reading) -> None:
+  """The buffers of both must have the learning rate in them, or neither."""
+  inside = [r.before('scale_by_learning_rate', 'heavy_ball') for r in (reading, target) if r.has('heavy_ball')]
+  if len(set(inside)) > 1:
+    words = ['' if has else 'not ' for has in inside]
+    raise ValueError(
+      f'the momentum of tx_from is {words[0]}scaled by the learning rate, that of tx_to is {words[1]}so.'
+    )
+
+
+def _check_complex(slots: Any, fresh: Any) -> None:
+  if any(jax.tree.leaves(jax.tree.map(lambda x, y: jnp.iscomplexobj(x) != jnp.iscomplexobj(y), slots, fresh))):
+    raise ValueError('of tx_from and tx_to only one sees a complex parameter as two reals (complex_as_reals).')
+
+
+# The second moment.
+
+
+def _conversion(reading: Reading, state: State, target: Reading, new: State) -> Callable[[Any, Any], Any]:
+  """(nu, mu) of one recipe -> nu of the other."""
+  kinds = {_kind(reading): (reading, state), _kind(target): (target, new)}
+  if set(kinds) != {'belief', 'second_moment'} or not all(r.has('first_moment') for r, _ in kinds.values()):
+    raise ValueError(
+      f'the second moment of tx_from ({_kind(reading)}) cannot become that of tx_to ({_kind(target)}): it must be a '
+      'belief or a second_moment in both, beside a first_moment.'
+    )
+  ratio = _ratio(kinds['belief'][0], kinds['second_moment'][0], state.count)
+  floor = _stored_eps(*kinds['belief'])
+  mass1, mass2, new_mass2 = _mass(reading, 'b1', state), _mass(reading, 'b2', state), _mass(target, 'b2', new)
+  divide = formulas.safe_divide  # before the first step there is nothing, and its mass is 0
+
+  def to_belief(v: Any, m: Any) -> Any:
+    return ratio * jnp.maximum(divide(v, mass2) - divide(m, mass1) ** 2, 0) * new_mass2 + floor
+
+  def to_second_moment(s: Any, m: Any) -> Any:
+    return (divide(jnp.maximum(s - floor, 0), mass2) / ratio + divide(m, mass1) ** 2) * new_mass2
+
+  return functools.partial(by_parts, to_belief if _kind(target) == 'belief' else to_second_moment)
+
+
+def _ratio(belief: Reading, adam: Reading, count: Any) -> float:
+  """E[(g - m)^2] of AdaBelief to E[v^ - m^^2] of Adam on noise; b1 where both have the same rate."""
+  rates = [reading.number('first_moment.b1', count=count) for reading in (belief, adam)]
+  if not all(rates):
+    raise ValueError(f'the mean must not be the gradient itself: b1 must be > 0 in tx_from and tx_to, got {rates}.')
+  previous = belief.before('belief', 'first_moment') or belief.first('belief.b1', default=None) is not None
+  residual = 1 if previous else rates[0] ** 2
+  return residual / (1 + rates[0]) * (1 + rates[1]) / rates[1]
+
+
+def _stored_eps(belief: Reading, state: State) -> Any:
+  """What all the eps that were stored have become: the floor of s before its correction."""
+  value = lambda field: at(belief.first(field, default=0.0), state.count)
+  floor = floor_of(value('belief.eps_root'), value('belief.b2')) * _mass(belief, 'b2', state)
+  if not belief.has('store_eps_when_tractable'):
+    return floor
+  b2 = belief.number('belief.b2', count=state.count)  # ranger_adabelief stores eps from its first adaptive step on
+  first = formulas.first_tractable_step(b2, belief.number('store_eps_when_tractable.threshold', count=state.count))
+  steps = 0 if first is None else jnp.maximum(state.count - first + 1, 0)
+  mass = formulas.bias_mass(jnp.asarray(steps * formulas.decay_exponent(b2)))
+  return floor + floor_of(value('store_eps_when_tractable.eps'), b2) * mass
+
+
+# The age of averages.
+
+
+_RATES = {'b1': ('first_moment.b1',), 'b2': ('belief.b2', 'second_moment.b2')}
+
+
+def _mass(reading: Reading, name: str, state: State) -> Any:
+  """1 - b_1 ... b_t of an average."""
+  rate = reading.first(*_RATES[name], default=None)
+  if not callable(rate):
+    return formulas.bias_mass(state.count.astype(dtypes.real_dtype()) * formulas.decay_exponent(rate))
+  if name not in state.ages:
+    raise ValueError(f'{name} is a schedule, and the state does not hold the age of its average: nothing corrects it.')
+  return formulas.bias_mass(sum(state.ages[name]))
+
+
+def _age_after(target: Reading, name: str, state: State, age: tuple[Any, Any]) -> tuple[Any, Any]:
+  """The age of a scheduled rate after as many steps of its schedule, in the form of `age`."""
+  line = next(line for line in target.lines if name in line.ages and callable(line.fields()[name]))
+  rates = jax.vmap(line.fields()[name])(jnp.arange(int(state.count)))
+  return jnp.sum(formulas.decay_exponent(rates)).astype(age[0].dtype), age[1]
