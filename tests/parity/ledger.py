@@ -19,12 +19,12 @@ DEVIATIONS = {
     'effect.'
   ),
   'adabelief-tf AdaBeliefOptimizer': (
-    'Rectified (rho >= sma_threshold) with eps beside the corrected root; the maximum of AMSGrad is honoured. epsilon=0 '
-    'becomes 1e-7. All versions compute the same.'
+    'Rectified (rho >= sma_threshold) with eps beside the corrected root; the maximum of AMSGrad is honoured. '
+    'epsilon=0 becomes 1e-7. All versions compute the same.'
   ),
   'ranger-adabelief RangerAdaBelief': (
-    'AdaBelief with rho > threshold and eps beside the raw root, gradient centralization and lookahead. eps is added to '
-    's on adaptive steps only; decoupled decay is multiplied by the rectified step size, and while steps are not '
+    'AdaBelief with rho > threshold and eps beside the raw root, gradient centralization and lookahead. eps is added '
+    'to s on adaptive steps only; decoupled decay is multiplied by the rectified step size, and while steps are not '
     'adaptive it is added to the momentum in place.'
   ),
   'labml-nn Adam': 'eps beside the raw root unless optimized_update=False.',
@@ -36,7 +36,9 @@ DEVIATIONS = {
     'before rectification begins. What its documentation describes was run by setting the attributes that the '
     'constructor misses.'
   ),
-  'torch Adam': 'The maximum of AMSGrad is that of the raw moments. Complex numbers are pairs of real ones, here and below.',
+  'torch Adam': (
+    'The maximum of AMSGrad is that of the raw moments. Complex numbers are pairs of real ones, here and below.'
+  ),
   'torch AdamW': 'The decay is multiplied by the whole learning rate (paper: by its schedule only).',
   'torch RAdam': 'rho > 5 (paper: 4), eps beside the raw root, before that the corrected mean.',
   'torch NAdam': 'The schedule of the momentum is 0.96^(t momentum_decay).',
@@ -65,18 +67,18 @@ DEVIATIONS = {
 
 INTRODUCTION = f"""
 This file is the output of `make ledger`, which runs the real packages of tests/parity/peers.txt beside the presets: 50
-steps, from the same parameters, with the same gradients (random, tiny, sparse, constant, zero and nearly constant ones).
+steps, from the same parameters, with the same gradients (random, tiny, sparse, constant, zero and nearly constant).
 An error is the largest difference in any step, relative to the largest parameter of the same kind of gradient. At
-most {TOLERANCES['float64']:.0e} is tolerated in float64 and {TOLERANCES['float32']:.0e} in float32. `make test` compares with a
-recording of the same runs.
+most {TOLERANCES['float64']:.0e} is tolerated in float64 and {TOLERANCES['float32']:.0e} in float32.
+`make test` compares with a recording of the same runs.
 
 What had to be done to the packages:
 
 - Those that cast to float32 with `.float()` (ranger-adabelief, timm's RAdamLegacy, torch-optimizer's RAdam) cast to
   float64 in the float64 runs. torch's default dtype is float64 there, as NAdam keeps scalars in it.
-- adabelief-tf stands on the legacy optimizer of tf-keras; for 0.1.0 `FloatTensorLike` of tensorflow_addons, which is not
-  released any more, is `float`. Keras keeps hyperparameters in float32: its configurations have numbers that float32 can
-  hold.
+- adabelief-tf stands on the legacy optimizer of tf-keras; for 0.1.0 `FloatTensorLike` of tensorflow_addons, which is
+  not released any more, is `float`. Keras keeps hyperparameters in float32: its configurations have numbers that
+  float32 can hold.
 - optax 0.1.0 gets back three names that JAX has dropped: `jax.tree_map` and `jax.tree_multimap`, which are
   `jax.tree.map` now, and an annotation.
 - Of timm, torch-optimizer and pytorch-pretrained-bert only the module of the optimizer is imported. BertAdam runs
