@@ -105,7 +105,7 @@ REFUSED = {
   'lr_decay': NOT_NONNEGATIVE,
   'min_lr': NOT_NONNEGATIVE,
   'momentum_decay': NOT_NONNEGATIVE,
-  'total_steps': NOT_NONNEGATIVE,
+  'total_steps': [*NOT_NONNEGATIVE, (0.5, ValueError)],
   'version': NOT_VERSION,
   'warmup_proportion': NOT_FRACTION,
   **dict.fromkeys(('lr', 'learning_rate', 'weight_decay', 'weight_decay_rate'), NOT_NONNEGATIVE),

@@ -118,7 +118,9 @@ def _scheduled(learning_rate: Any, total_steps: Any, warmup_proportion: Any, min
   (proportion,) = numbers(FRACTION, warmup_proportion=warmup_proportion)
   total, least = numbers(NONNEGATIVE, total_steps=total_steps, min_lr=min_lr)
   constants(total_steps=total, warmup_proportion=proportion, min_lr=least)
-  if not int(total):
+  if not total.is_integer():
+    raise ValueError(f'total_steps must be an integer >= 0, got {total_steps!r}.')
+  if total == 0:
     return learning_rate
   if not callable(learning_rate):
     constants(learning_rate=learning_rate)
