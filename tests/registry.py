@@ -126,7 +126,7 @@ def _preset(name: str, variant: str, learning_rate: float, **options: Any) -> Ro
 # The presets whose compositions hold pieces that no algorithm has.
 PRESET_ROWS = (
   _preset('torch.adam', 'amsgrad-l2', 0.01, amsgrad=True, weight_decay=1e-4),
-  _preset('torch.nadam', '', 0.01, momentum_decay=4e-3),
+  _preset('torch.nadam', 'momenta', 0.01, momentum_decay=4e-3),
   _preset('adabelief_pytorch.adabelief', '0.0.5', 0.01, version='0.0.5', amsgrad=True, rectify=True),
   _preset('labml.adabelief', 'hat', 0.01, optimized_update=False),
   _preset('pytorch_optimizer.radam', 'decayed', 5e-3, weight_decay=1e-4, n_sma_threshold=5),
