@@ -15,6 +15,7 @@ import pytest
 from contract_helpers import assert_equal
 from flax import linen, nnx
 from helpers import take_steps, x64
+from registry import matrices_only
 
 import belief_optax as bo
 from belief_optax import interop, presets
@@ -287,6 +288,8 @@ def test_sgd_has_no_step():
   with pytest.raises(ValueError, match='tx has a schedule: pass count'):
     interop.load_state(buffers, scheduled, PARAMS)
   assert int(interop.load_state(buffers, scheduled, PARAMS, count=6).count) == 6
+  masked = bo.compose(bo.add_decayed_weights(0.1, matrices_only), OTHERS['momentum'])  # a mask is no schedule
+  assert int(interop.load_state(buffers, masked, PARAMS).count) == 1
   plain = {'state': {}, 'param_groups': [{'params': [0, 1, 2]}]}
   assert int(interop.load_state(plain, presets.torch.sgd(SCHEDULE), PARAMS, count=6).count) == 6
 
@@ -566,6 +569,14 @@ def test_a_slot_that_torch_does_not_know():
 # Files.
 
 
+def test_files_keep_numbers_and_the_order_of_indices(tmp_path):
+  state = {i: {'step': 3, 'momentum_buffer': None} if i % 2 else {'x': np.ones(1)} for i in range(12)}
+  interop.save_safetensors(tmp_path / 'x', {'state': state, 'param_groups': []})
+  read = interop.load_safetensors(tmp_path / 'x')['state']
+  assert [*read] == [*state]
+  assert all(read[i] == state[i] and type(read[i]['step']) is int for i in range(1, 12, 2))
+
+
 def test_files_of_modules(tmp_path):
   module = interop.dump_params(jax.tree.map(lambda x: x.astype(jnp.bfloat16), PARAMS), NAMES)
   interop.save_safetensors(tmp_path / 'module', module)
@@ -661,6 +672,17 @@ def test_the_floor_is_what_training_leaves():
       np.testing.assert_allclose(warm.slots['nu'], state.slots['nu'], rtol=1e-5)
       rounding = 5e-7 * float(state.slots['nu'].max())
       np.testing.assert_allclose(interop.warm_start(state, belief, adam, params).slots['nu'], 0, atol=rounding)
+
+
+def test_what_is_all_mean_begins_at_the_floor():
+  """Where v^ <= m^^2 there is no variance; the slots are float32 also where scalars are float64."""
+  adam, belief, params = bo.adam(1e-3), bo.adabelief(1e-3, eps_root=1e-6), jnp.zeros(2)
+  state = moments(adam, jnp.ones((5, 2)), params)
+  state = state._replace(slots={**state.slots, 'nu': 0.5 * state.slots['nu']})
+  with x64():
+    warm = interop.warm_start(state, adam, belief, params)
+  assert warm.slots['nu'].dtype == jnp.float32
+  np.testing.assert_allclose(warm.slots['nu'], moments(belief, jnp.zeros((5, 2)), params).slots['nu'], rtol=1e-5)
 
 
 def test_other_slots():

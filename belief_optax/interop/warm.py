@@ -72,8 +72,8 @@ def warm_start(state: State, tx_from: Any, tx_to: Any, params: Any) -> State:
     slots['nu'] = jax.tree.map(_conversion(reading, state, target, new), state.slots['nu'], state.slots['mu'])
   if 'nu_max' in slots and (kinds[0] != kinds[1] or _maximum(reading) != _maximum(target)):
     mass = _mass(target, 'b2', new) if _maximum(target) == 'corrected' else 1.0
-    # A buffer of its own: one that a state has twice cannot be donated.
-    slots['nu_max'] = jax.tree.map(lambda nu: formulas.safe_divide(jnp.copy(nu), mass), slots['nu'])
+    # The division makes a buffer of its own also where the mass is 1: what a state has twice cannot be donated.
+    slots['nu_max'] = jax.tree.map(lambda nu: formulas.safe_divide(nu, mass), slots['nu'])
   _check_complex(slots, fresh.slots)
   return State(state.count, jax.tree.map(lambda x, y: x.astype(y.dtype), slots, fresh.slots), ages)
 
