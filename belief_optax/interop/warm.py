@@ -32,7 +32,7 @@ def warm_start(state: State, tx_from: Any, tx_to: Any, params: Any) -> State:
 
   It holds on average over elements, not for each: where the mean of the gradient is as large as its noise, some have
   $\hat v \le \hat m^2$ by chance. The second term of the maximum, the variance of the mean itself, is what the
-  difference cannot resolve. It keeps AdaBelief's denominator above $\sqrt{b_1 (1-b_1)/(1+b_1)}$ of Adam's, so that steps
+  difference cannot resolve. It keeps the denominator above $\sqrt{b_1 (1-b_1)/(1+b_1)}$ of Adam's, so that steps
   begin no longer than 4.6 of Adam's at b1 = 0.9. The way back is exact where it was not needed.
 
   The count and the mean stay, and so does every other slot that both have; `nu_max` begins as `nu` unless both keep the
