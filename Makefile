@@ -28,9 +28,9 @@ test-oldest: $(OLDEST)/.test
 test-slow: $(VENV)/.dev
 	$(PY) -m pytest -m slow
 
-# The presets beside the packages that they reproduce, step by step.
+# The presets beside the packages that they reproduce, step by step. With PARITY_PEERS set no test of them is skipped.
 parity: $(PARITY)/.peers
-	$(PARITY)/bin/python -m pytest tests/parity -n 2 --dist loadgroup -m parity -q
+	PARITY_PEERS=$(CURDIR)/$(PARITY)/peers $(PARITY)/bin/python -m pytest tests/parity -n 2 --dist loadgroup -m parity -q
 
 # What the packages computed, so that `make test` can compare without them.
 record: $(PARITY)/.peers
@@ -72,7 +72,7 @@ $(PARITY)/.parity: pyproject.toml | $(PARITY)/bin/python
 	$(PARITY)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[parity]'
 	touch $@
 
-$(PARITY)/.peers: $(PARITY)/.parity tests/parity/peers.txt
-	grep -v '^#' tests/parity/peers.txt | xargs -I{} $(PARITY)/bin/python -m pip install --quiet \
+$(PARITY)/.peers: tests/parity/peers.txt | $(PARITY)/.parity
+	grep -v '^#' tests/parity/peers.txt | xargs -P 2 -I{} $(PARITY)/bin/python -m pip install --quiet \
 	  --disable-pip-version-check --no-deps --upgrade --target '$(PARITY)/peers/{}' '{}'
 	touch $@

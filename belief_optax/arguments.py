@@ -7,6 +7,7 @@ compiled step) or a schedule `count -> value`. Only Python numbers can be checke
 import dataclasses
 import math
 import numbers
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -113,6 +114,27 @@ def flag(name: str, value: Any) -> bool:
   if isinstance(value, bool | np.bool_):
     return bool(value)
   raise TypeError(f'{name} must be True or False, got {value!r}.')
+
+
+# Of what cannot be data of the compiled step.
+STATIC_HINT = 'with optax.inject_hyperparams name it in static_args'
+
+
+def integer(name: str, value: Any) -> int:
+  """Returns a Python int, or raises a TypeError: it shapes the compiled step, so it cannot be data."""
+  try:
+    if not isinstance(value, bool):
+      return operator.index(value)
+  except TypeError:
+    pass
+  raise TypeError(f'{name} must be an integer ({STATIC_HINT}), got {value!r}.')
+
+
+def positive_integer(name: str, value: Any) -> int:
+  """Returns a Python int >= 1, or raises an error that names it."""
+  if (value := integer(name, value)) < 1:
+    raise ValueError(f'{name} must be an integer >= 1, got {value!r}.')
+  return value
 
 
 def state_dtype(name: str, value: Any) -> Any:

@@ -372,8 +372,13 @@ def branches(row, dtype):
     tx, p = row.make(), params(dtype)
     g = gradients(1, dtype)[0]
     if row.real_only and jnp.issubdtype(dtype, jnp.complexfloating):
-      with pytest.raises(TypeError, match=r'mu of a complex parameter cannot be kept as bfloat16|an update is complex'):
-        tx.update(g, tx.init(p), p)
+      if row.rounds:
+        with pytest.raises(TypeError, match='mu of a complex parameter cannot be kept as bfloat16'):
+          tx.init(p)
+      else:
+        state = tx.init(p)
+        with pytest.raises(TypeError, match='compares signs, but an update is complex'):
+          tx.update(g, state, p)
       return
     state = tx.init(p)
     either = lambda on, *args: jax.lax.cond(on, tx.update, lambda g, state, _: (g, state), *args)

@@ -1,21 +1,11 @@
 """What goes around a whole optimizer: slow weights, and how complex numbers are read."""
 
-import numbers
 from typing import Any
 
 import jax.numpy as jnp
 
 from belief_optax.algebra import Leaf, Line, Now, Slot, piece
-from belief_optax.arguments import FRACTION, hyper, option
-
-
-def _period(name: str, value: Any) -> int:
-  if not isinstance(value, numbers.Integral) or isinstance(value, bool):
-    hint = 'with optax.inject_hyperparams name it in static_args'
-    raise TypeError(f'{name} must be an integer >= 1 ({hint}), got {value!r}.')
-  if value < 1:
-    raise ValueError(f'{name} must be an integer >= 1, got {value!r}.')
-  return int(value)
+from belief_optax.arguments import FRACTION, hyper, option, positive_integer
 
 
 @piece
@@ -47,7 +37,7 @@ class lookahead(Line):
     Zhang et al., Lookahead optimizer (https://arxiv.org/abs/1907.08610), Algorithm 1.
   """
 
-  k: int = option(6, normal=_period)
+  k: int = option(6, normal=positive_integer)
   alpha: Any = hyper(0.5, allowed=FRACTION)
 
   reads_params = True

@@ -1,26 +1,11 @@
 """Pieces that look at whole arrays: the elements of a direction depend on each other."""
 
-import operator
 from typing import Any
 
 import jax.numpy as jnp
 
 from belief_optax.algebra import Leaf, Line, piece
-from belief_optax.arguments import option
-
-
-def _axis(name: str, value: Any) -> int:
-  try:
-    return operator.index(value)
-  except TypeError:
-    hint = 'with optax.inject_hyperparams name it in static_args'
-    raise TypeError(f'{name} must be an integer ({hint}), got {value!r}.') from None
-
-
-def _rank(name: str, value: Any) -> int:
-  if _axis(name, value) < 1:
-    raise ValueError(f'{name} must be an integer >= 1, got {value!r}.')
-  return operator.index(value)
+from belief_optax.arguments import integer, option, positive_integer
 
 
 @piece
@@ -54,8 +39,8 @@ class centralize(Line):
     Yong et al., Gradient centralization (https://arxiv.org/abs/2004.01461), eq. 1.
   """
 
-  output_axis: int = option(-1, normal=_axis)
-  min_ndim: int = option(2, normal=_rank)
+  output_axis: int = option(-1, normal=integer)
+  min_ndim: int = option(2, normal=positive_integer)
 
   elementwise = False
 

@@ -5,9 +5,9 @@ import warnings
 from typing import Any
 
 from belief_optax.algebra import Recipe, compose, when
-from belief_optax.algorithms._descent import normalized
-from belief_optax.arguments import DECAY_RATE, Range, flag, hyperparameter
-from belief_optax.pieces import first_moment, running_max, second_moment
+from belief_optax.algorithms._descent import descend, normalized
+from belief_optax.arguments import DECAY_RATE, STATIC_HINT, Range, flag, hyperparameter
+from belief_optax.pieces import complex_as_reals, first_moment, running_max, scale, second_moment
 
 
 class DialectWarning(UserWarning):
@@ -58,8 +58,7 @@ def constants(**arguments: Any) -> None:
   """Checks hyperparameters from which a schedule is made, so that they cannot be data of the compiled step."""
   for name, value in arguments.items():
     if not isinstance(value, float):
-      hint = 'with optax.inject_hyperparams name it in static_args'
-      raise TypeError(f'{name} must be a Python number ({hint}), got {value!r}.')
+      raise TypeError(f'{name} must be a Python number ({STATIC_HINT}), got {value!r}.')
 
 
 def decay_mode(decoupled: bool, fixed: bool = False) -> str:
@@ -83,3 +82,10 @@ def adam_direction(
     normalized(b1 if debias else None, b2, eps, eps_scaled=eps_scaled),
     *rest,
   )
+
+
+def as_in_torch(direction: Recipe, lr: Any, weight_decay: Any, mode: str, maximize: bool) -> Recipe:
+  """A direction with what torch's optimizers share: the decay sees the gradient after its sign was turned."""
+  flags(maximize=maximize)
+  descent = descend(direction, lr, weight_decay, mode=mode)
+  return compose(complex_as_reals(), *when(maximize, scale(-1.0)), descent)

@@ -8,10 +8,11 @@ import optax
 
 from belief_optax import formulas, pieces
 from belief_optax.algebra import Recipe, compose, when
-from belief_optax.algorithms._descent import descend, normalized
+from belief_optax.algorithms._descent import normalized
 from belief_optax.arguments import EPSILON, NONNEGATIVE, THRESHOLD, is_zero
 from belief_optax.presets._dialect import (
   adam_direction,
+  as_in_torch,
   constants,
   decay_mode,
   flags,
@@ -82,7 +83,7 @@ def adabelief(
   (eps,) = numbers(EPSILON, eps=eps)
   (threshold,) = numbers(THRESHOLD, n_sma_threshold=n_sma_threshold)
   flags(weight_decouple=weight_decouple, fixed_decay=fixed_decay, rectify=rectify, ams_bound=ams_bound)
-  flags(degenerated_to_sgd=degenerated_to_sgd, maximize=maximize, adam_debias=adam_debias)
+  flags(degenerated_to_sgd=degenerated_to_sgd, adam_debias=adam_debias)
   b1, b2 = rates(betas)
   direction = compose(
     pieces.first_moment(b1),
@@ -91,11 +92,7 @@ def adabelief(
     normalized(None if adam_debias else b1, b2, eps, eps_scaled=rectify),
     *when(rectify, pieces.rectify(b2, threshold, degenerated_to_sgd)),
   )
-  return compose(
-    pieces.complex_as_reals(),
-    *when(maximize, pieces.scale(-1.0)),
-    descend(direction, lr, weight_decay, mode=decay_mode(weight_decouple, fixed_decay)),
-  )
+  return as_in_torch(direction, lr, weight_decay, decay_mode(weight_decouple, fixed_decay), maximize)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,19 +7,8 @@ import optax
 
 from belief_optax import pieces
 from belief_optax.algebra import Recipe, compose, when
-from belief_optax.algorithms._descent import descend
 from belief_optax.arguments import DECAY_RATE, EPSILON, MOMENTUM, NONNEGATIVE, is_zero
-from belief_optax.presets._dialect import adam_direction, constants, decay_mode, flags, numbers, rates
-
-
-def _optimizer(direction: Recipe, lr: Any, weight_decay: Any, mode: str, maximize: bool) -> Recipe:
-  """A direction with what all of torch.optim shares: the decay sees the gradient after its sign was turned."""
-  flags(maximize=maximize)
-  return compose(
-    pieces.complex_as_reals(),
-    *when(maximize, pieces.scale(-1.0)),
-    descend(direction, lr, weight_decay, mode=mode),
-  )
+from belief_optax.presets._dialect import adam_direction, as_in_torch, constants, decay_mode, flags, numbers, rates
 
 
 def adam(
@@ -80,7 +69,7 @@ def adam(
   (eps,) = numbers(EPSILON, eps=eps)
   flags(amsgrad=amsgrad, decoupled_weight_decay=decoupled_weight_decay)
   direction = adam_direction(*rates(betas), eps, amsgrad=amsgrad)
-  return _optimizer(direction, lr, weight_decay, decay_mode(decoupled_weight_decay), maximize)
+  return as_in_torch(direction, lr, weight_decay, decay_mode(decoupled_weight_decay), maximize)
 
 
 def adamw(
@@ -180,7 +169,7 @@ def radam(
   flags(decoupled_weight_decay=decoupled_weight_decay)
   b1, b2 = rates(betas)
   direction = adam_direction(b1, b2, eps, pieces.rectify(b2), eps_scaled=True)
-  return _optimizer(direction, lr, weight_decay, decay_mode(decoupled_weight_decay), maximize)
+  return as_in_torch(direction, lr, weight_decay, decay_mode(decoupled_weight_decay), maximize)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -261,7 +250,7 @@ def nadam(
     pieces.bias_correct(b2=b2),
     pieces.precondition(eps),
   )
-  return _optimizer(direction, lr, weight_decay, decay_mode(decoupled_weight_decay), maximize)
+  return as_in_torch(direction, lr, weight_decay, decay_mode(decoupled_weight_decay), maximize)
 
 
 def rmsprop(
@@ -323,7 +312,7 @@ def rmsprop(
     pieces.precondition(eps),
     *when(not is_zero(momentum), pieces.heavy_ball(momentum)),
   )
-  return _optimizer(direction, lr, weight_decay, 'l2', maximize)
+  return as_in_torch(direction, lr, weight_decay, 'l2', maximize)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -389,7 +378,7 @@ def adagrad(
     pieces.precondition(eps),
     *when(not is_zero(lr_decay), pieces.scale(InverseTime(lr_decay))),
   )
-  return _optimizer(direction, lr, weight_decay, 'l2', maximize)
+  return as_in_torch(direction, lr, weight_decay, 'l2', maximize)
 
 
 def sgd(
@@ -444,4 +433,4 @@ def sgd(
   if nesterov and (is_zero(momentum) or not is_zero(dampening)):
     raise ValueError(f'nesterov=True needs a momentum and no dampening, got {momentum=} and {dampening=}.')
   buffer = pieces.heavy_ball(momentum, nesterov, dampening, 'undampened')
-  return _optimizer(compose(*when(not is_zero(momentum), buffer)), lr, weight_decay, 'l2', maximize)
+  return as_in_torch(compose(*when(not is_zero(momentum), buffer)), lr, weight_decay, 'l2', maximize)

@@ -11,79 +11,78 @@ PATH = Path(__file__).parents[2] / 'docs' / 'ledger.md'
 
 # What a package does that the paper of its optimizer does not say.
 DEVIATIONS = {
-  'adabelief-pytorch AdaBelief': (
-    'eps is 1e-16 from 0.1.0 on, and steps are rectified. 0.0.5 rectifies where rho > 4 and before that moves by the '
-    'mean without bias correction; later versions rectify where rho >= 5, with eps beside the raw root, and before '
-    'that move by the corrected mean or not at all. AMSGrad: up to 0.1.0 the maximum grows by eps in every step; when '
-    'steps are rectified AMSGrad is ignored, in 0.1.0 together with the eps under the root. L2 decay in 0.1.0 has no '
-    'effect.'
-  ),
-  'adabelief-tf AdaBeliefOptimizer': (
-    'Rectified (rho >= sma_threshold) with eps beside the corrected root; the maximum of AMSGrad is honoured. '
-    'epsilon=0 becomes 1e-7. All versions compute the same.'
-  ),
-  'ranger-adabelief RangerAdaBelief': (
-    'AdaBelief with rho > threshold and eps beside the raw root, gradient centralization and lookahead. eps is added '
-    'to s on adaptive steps only; decoupled decay is multiplied by the rectified step size, and while steps are not '
-    'adaptive it is added to the momentum in place.'
-  ),
-  'labml-nn Adam': 'eps beside the raw root unless optimized_update=False.',
+  'adabelief-pytorch AdaBelief': """
+From 0.1.0 on eps is 1e-16 and steps are rectified. 0.0.5 rectifies where rho > 4, and before that moves by the mean
+without bias correction; later versions rectify where rho >= 5, with eps beside the raw root, and before that move by
+the corrected mean or not at all. AMSGrad: up to 0.1.0 the maximum grows by eps in every step; from 0.1.0 on it is
+ignored when steps are rectified, in 0.1.0 together with the eps under the root. L2 decay has no effect in 0.1.0.
+""",
+  'adabelief-tf AdaBeliefOptimizer': """
+Rectified where rho >= sma_threshold, with eps beside the corrected root; the maximum of AMSGrad is honoured. epsilon=0
+becomes 1e-7. All versions compute the same.
+""",
+  'ranger-adabelief RangerAdaBelief': """
+AdaBelief, rectified where rho > threshold with eps beside the raw root, with gradient centralization and lookahead. eps
+is added to s on adaptive steps only. Decoupled decay is multiplied by the rectified step size, and while steps are not
+adaptive it is added to the momentum in place.
+""",
+  'labml-nn Adam': 'eps stands beside the raw root unless optimized_update=False.',
   'labml-nn AMSGrad': 'As Adam; the maximum is that of the raw moments.',
-  'labml-nn RAdam': 'rho >= 5, eps beside the raw root unless optimized_update=False.',
-  'labml-nn AdaBelief': (
-    'eps is added to s where it is used, not stored. The released class hands its arguments on shifted by one '
-    '(as_released=True): amsgrad is taken for optimized_update and degenerate_to_sgd for amsgrad, and there is no step '
-    'before rectification begins. What its documentation describes was run by setting the attributes that the '
-    'constructor misses.'
-  ),
-  'torch Adam': (
-    'The maximum of AMSGrad is that of the raw moments. Complex numbers are pairs of real ones, here and below.'
-  ),
+  'labml-nn RAdam': 'Rectified where rho >= 5 (paper: > 4); eps beside the raw root unless optimized_update=False.',
+  'labml-nn AdaBelief': """
+eps is added to s where it is used, and not stored. The released class (as_released=True) hands its arguments on shifted
+by one: amsgrad is taken for optimized_update and degenerate_to_sgd for amsgrad, and nothing moves before rectification
+begins. What its documentation describes was run by setting the attributes that its constructor misses.
+""",
+  'torch Adam': 'The maximum of AMSGrad is that of the raw moments. Complex numbers are pairs of reals, also below.',
   'torch AdamW': 'The decay is multiplied by the whole learning rate (paper: by its schedule only).',
-  'torch RAdam': 'rho > 5 (paper: 4), eps beside the raw root, before that the corrected mean.',
-  'torch NAdam': 'The schedule of the momentum is 0.96^(t momentum_decay).',
-  'torch RMSprop': 'eps outside of the root, the learning rate outside of the momentum.',
+  'torch RAdam': 'Rectified where rho > 5 (paper: > 4), with eps beside the raw root.',
+  'torch NAdam': 'The momentum is b1 (1 - 0.96^(t momentum_decay) / 2).',
+  'torch RMSprop': 'eps stands outside of the root, the learning rate outside of the momentum.',
   'torch Adagrad': 'The learning rate may decay as 1 / (1 + (t - 1) lr_decay).',
   'torch SGD': 'The first buffer is the gradient, without dampening.',
   'timm AdaBelief': 'As adabelief-pytorch 0.2.1.',
-  'timm RMSpropTF': 'The moment starts at 1, eps inside the root, the learning rate inside the momentum.',
-  'timm RAdamLegacy': 'rho >= 5 (paper: 4), eps beside the raw root.',
-  'pytorch-optimizer AdaBelief': (
-    'Rectified (off by default) with eps beside the raw root, and the maximum of AMSGrad honoured. adam_debias leaves '
-    'the mean uncorrected.'
-  ),
-  'pytorch-optimizer RAdam': (
-    'No step and no decay before rectification begins (rho >= 5), unless degenerated_to_sgd. Decay that is not '
-    'decoupled has no effect.'
-  ),
+  'timm RMSpropTF': 'The moment starts at 1; eps stands inside the root, the learning rate inside the momentum.',
+  'timm RAdamLegacy': 'Rectified where rho >= 5 (paper: > 4), with eps beside the raw root.',
+  'pytorch-optimizer AdaBelief': """
+Rectified on request, with eps beside the raw root and the maximum of AMSGrad honoured. adam_debias leaves the mean
+uncorrected.
+""",
+  'pytorch-optimizer RAdam': """
+Rectified where rho >= n_sma_threshold (paper: > 4); before that no step and no decay, unless degenerated_to_sgd. Decay
+that is not decoupled has no effect.
+""",
   'torch-optimizer AdaBelief': 'As adabelief-pytorch 0.0.5.',
-  'torch-optimizer RAdam': 'rho >= 5 (paper: 4), eps beside the raw root.',
+  'torch-optimizer RAdam': 'Rectified where rho >= 5 (paper: > 4), with eps beside the raw root.',
   'pytorch-pretrained-bert BertAdam': 'Adam without bias correction; the decay is added to the step.',
   'bert-tensorflow AdamWeightDecayOptimizer': 'Adam without bias correction; the decay is added to the step.',
-  'optax adabelief': (
-    'eps_root is added to s, eps to the corrected root. Up to 0.2.3 the residual is that of the mean before the step.'
-  ),
+  'optax adabelief': """
+eps_root is added to s, eps to the corrected root. Up to 0.2.3 the residual is that of the mean before the step.
+""",
 }
 
 INTRODUCTION = f"""
-This file is the output of `make ledger`, which runs the real packages of tests/parity/peers.txt beside the presets: 50
-steps, from the same parameters, with the same gradients (random, tiny, sparse, constant, zero and nearly constant).
-An error is the largest difference in any step, relative to the largest parameter of the same kind of gradient. At
-most {TOLERANCES['float64']:.0e} is tolerated in float64 and {TOLERANCES['float32']:.0e} in float32.
-`make test` compares with a recording of the same runs.
+This file is the output of `make ledger`, which runs the real packages (tests/parity/peers.txt) beside the presets: 50
+steps from the same parameters, with the same gradients (random, tiny, sparse, constant, zero and nearly constant). An
+error is the largest difference in any step, relative to the largest parameter with the same kind of gradient.
+Tolerated are {TOLERANCES['float64']:.0e} in float64 and {TOLERANCES['float32']:.0e} in float32. `make parity` runs the
+same comparison as tests; `make test` compares with a recording of it.
 
-What had to be done to the packages:
+What was done to the packages:
 
 - Those that cast to float32 with `.float()` (ranger-adabelief, timm's RAdamLegacy, torch-optimizer's RAdam) cast to
-  float64 in the float64 runs. torch's default dtype is float64 there, as NAdam keeps scalars in it.
-- adabelief-tf stands on the legacy optimizer of tf-keras; for 0.1.0 `FloatTensorLike` of tensorflow_addons, which is
-  not released any more, is `float`. Keras keeps hyperparameters in float32: its configurations have numbers that
-  float32 can hold.
-- optax 0.1.0 gets back three names that JAX has dropped: `jax.tree_map` and `jax.tree_multimap`, which are
-  `jax.tree.map` now, and an annotation.
+  float64 in the float64 runs. The default dtype of torch is float64 there, since NAdam keeps scalars in it.
+- adabelief-tf stands on the legacy optimizers of tf-keras. For 0.1.0 `FloatTensorLike` of tensorflow_addons, which has
+  no releases any more, is `float`. Keras keeps hyperparameters in float32, so its configurations have numbers that
+  float32 holds exactly (0.9 below is the number of float32 next to it).
+- optax 0.1.0 gets three names back that JAX has dropped: an annotation, and two for what is `jax.tree.map` now.
 - Of timm, torch-optimizer and pytorch-pretrained-bert only the module of the optimizer is imported. BertAdam runs
   without clipping and at a constant rate.
 """
+
+
+def _title(config):
+  return f'{config.package} {config.optimizer.split(":")[1]}'
 
 
 def _row(config, found):
@@ -91,30 +90,28 @@ def _row(config, found):
   return f'| {config.version} | {config.options} | {" | ".join(cells)} |'
 
 
-def write(found):
-  """The ledger, from {config: {dtype: error}}."""
-  sections = {}
+def _versions():
+  by_package = {}
   for config in CONFIGS:
-    sections.setdefault(f'{config.package} {config.optimizer.split(":")[1]}', []).append(config)
-  worst = {dtype: max(each[dtype] for each in found.values() if dtype in each) for dtype in TOLERANCES}
-  versions = sorted({f'{config.package} {config.version}' for config in CONFIGS})
-  lines = ['# The ledger: presets beside the packages that they reproduce', '']
-  lines += [
-    f'**{len(CONFIGS)} configurations** of {len(sections)} optimizers; worst error '
-    + ', '.join(f'**{error:.1e}** in {dtype}' for dtype, error in worst.items())
-    + f'. Versions: {", ".join(versions)}.'
+    by_package.setdefault(config.package, {})[config.version] = None
+  return '; '.join(f'{package} {", ".join(versions)}' for package, versions in by_package.items())
+
+
+def text(found):
+  """The ledger, from {config: {dtype: error}}."""
+  worst = {dtype: max(its.get(dtype, 0.0) for its in found.values()) for dtype in TOLERANCES}
+  summary = ', '.join(f'{error:.1e} in {dtype}' for dtype, error in worst.items())
+  lines = [
+    '# The ledger: presets beside the packages that they reproduce\n',
+    f'**{len(CONFIGS)} configurations of {len(DEVIATIONS)} optimizers; worst error {summary}.** {_versions()}.',
+    INTRODUCTION,
   ]
-  lines += [INTRODUCTION.rstrip()]
-  for title, configs in sections.items():
-    lines += ['', f'## {title}', '', DEVIATIONS[title], '']
-    lines += [
-      f'Preset: `{configs[0].preset}`.',
-      '',
-      '| version | configuration | float64 | float32 |',
-      '|---|---|---|---|',
-    ]
-    lines += [_row(config, found[config]) for config in configs]
-  PATH.write_text('\n'.join(lines) + '\n')
+  for title, deviations in DEVIATIONS.items():
+    configs = [config for config in CONFIGS if _title(config) == title]
+    lines += [f'## {title}\n', f'{deviations.strip()}\n', f'`presets.{configs[0].preset}`\n']
+    lines += ['| version | configuration | float64 | float32 |', '|---|---|---|---|']
+    lines += [*(_row(config, found[config]) for config in configs), '']
+  return '\n'.join(lines).rstrip() + '\n'
 
 
 def main():
@@ -123,7 +120,7 @@ def main():
     for batch in ours.batches():
       for config, error in errors(batch, dtype, peers.run).items():
         found[config][dtype] = error
-  write(found)
+  PATH.write_text(text(found))
 
 
 if __name__ == '__main__':

@@ -18,8 +18,9 @@ import numpy as np
 import problem
 from ours import recipe, scan
 
-# Where `make parity` puts the packages of peers.txt.
+# Where `make parity` puts the packages of peers.txt. Where it names the folder, what is missing is a failure.
 FOLDER = Path(os.environ.get('PARITY_PEERS', Path(sys.prefix) / 'peers'))
+MISSING = 'PARITY_PEERS' not in os.environ and not FOLDER.exists()
 # Packages whose `__init__` imports far more than an optimizer: only the module of the optimizer is run.
 BARE = ('timm', 'timm.optim', 'torch_optimizer', 'pytorch_pretrained_bert')
 

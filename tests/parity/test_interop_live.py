@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import functools
+import importlib
 import io
 import warnings
 from unittest import mock
@@ -20,11 +21,10 @@ from helpers import x64
 
 from belief_optax import interop, presets
 
-torch = pytest.importorskip('torch')
-pytestmark = [
-  pytest.mark.parity,
-  pytest.mark.skipif(not peers.FOLDER.exists(), reason='the real packages are not here: see `make parity`'),
-]
+if peers.MISSING:
+  pytest.skip('the real packages are not here: see `make parity`', allow_module_level=True)
+torch = importlib.import_module('torch')
+pytestmark = pytest.mark.parity
 
 HALF = problem.STEPS // 2
 ORDER = ('matrix', 'kernel', 'vector')  # of the parameters of the optimizer of torch

@@ -8,7 +8,7 @@ from compare import each_batch, errors, too_large
 
 pytestmark = [
   pytest.mark.parity,
-  pytest.mark.skipif(not peers.FOLDER.exists(), reason='the real packages are not here: see `make parity`'),
+  pytest.mark.skipif(peers.MISSING, reason='the real packages are not here: see `make parity`'),
 ]
 
 

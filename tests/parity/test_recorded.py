@@ -1,5 +1,8 @@
 """The presets beside what the real packages computed: no torch, no TensorFlow."""
 
+import re
+
+import ledger
 import numpy as np
 import pytest
 import recording
@@ -30,3 +33,10 @@ def test_recording_is_of_these_configurations(recorded):
 def test_configurations_differ_and_say_why_they_leave_out_a_dtype():
   assert len({config.name for config in CONFIGS}) == len({config.digest() for config in CONFIGS}) == len(CONFIGS) > 150
   assert all(bool(config.why) == (len(config.dtypes) == 1) for config in CONFIGS)
+
+
+def test_ledger_is_of_these_configurations():
+  """But for the errors, the committed file is what `make ledger` writes."""
+  blank = lambda text: re.sub(r'\d(\.\d)?e[+-]\d\d', 'an error', text)
+  nothing = {config: dict.fromkeys(config.dtypes, 0.0) for config in CONFIGS}
+  assert blank(ledger.PATH.read_text()) == blank(ledger.text(nothing))
