@@ -34,11 +34,13 @@ from belief_optax.pieces import (
   precondition,
   raw_mean,
   rectify,
+  round_updates,
   running_max,
   scale,
   scale_by_learning_rate,
   second_moment,
 )
+from belief_optax.states import convert_state, decode_state, state_bytes
 
 __version__ = '0.1.0'
 
@@ -66,6 +68,8 @@ __all__ = [
   'centralize',
   'complex_as_reals',
   'compose',
+  'convert_state',
+  'decode_state',
   'eps_for_floor',
   'first_moment',
   'floor_of',
@@ -81,11 +85,13 @@ __all__ = [
   'raw_mean',
   'rectify',
   'rmsprop',
+  'round_updates',
   'running_max',
   'scale',
   'scale_by_belief',
   'scale_by_learning_rate',
   'second_moment',
   'sgd',
+  'state_bytes',
   'when',
 ]

@@ -21,7 +21,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from belief_optax import arguments, dtypes, formulas
+from belief_optax import arguments, dtypes, formulas, trees
+from belief_optax.masks import full_mask
+from belief_optax.slots import Slot
+from belief_optax.stores import FLOAT32, Route, Store, codes, resolve
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +35,7 @@ class Leaf:
     g: the gradient that the moments see.
     u: the direction so far. It begins as the gradient; the last one is the update.
     p: the parameter, or None.
+    stored: the parameter in its own dtype, as it is between the steps, or None.
     slots: what is carried to the next step, by name.
     mu_hat: the estimate of the gradient's mean. It begins as the mean that was carried here.
     nu_hat: the estimate of its second (central) moment.
@@ -40,6 +44,7 @@ class Leaf:
   g: Any
   u: Any
   p: Any
+  stored: Any
   slots: Mapping[str, Any]
   mu_hat: Any = None
   nu_hat: Any = None
@@ -60,47 +65,13 @@ class Leaf:
     return self.set(u=u, g=u if self.g is self.u else self.g)
 
 
-class Slot(NamedTuple):
-  """An array that a line carries from step to step, one per parameter.
-
-  Attributes:
-    name: its key in `State.slots`.
-    real: whether it is real where the parameter is complex.
-    dtype: the dtype in which it is kept; None for float32, or wider where the parameter is wider.
-    fill: its value before the first step: a number, an array, a schedule, which is called with 0, or `'params'` for a
-      copy of the parameter.
-  """
-
-  name: str
-  real: bool = False
-  dtype: Any = None
-  fill: Any = 0.0
-
-  def init(self, p: Any, pairs: bool = False) -> jax.Array:
-    """The array for a parameter. With `pairs` a complex parameter, and what is kept of it, is two real ones."""
-    dtype = jnp.promote_types(dtypes.of(p), jnp.float32)
-    if self.real and not pairs:
-      dtype = jnp.finfo(dtype).dtype
-    if self.dtype is not None:
-      if jnp.issubdtype(dtype, jnp.complexfloating) and not jnp.issubdtype(self.dtype, jnp.complexfloating):
-        raise TypeError(f'{self.name} of a complex parameter cannot be kept as {self.dtype}.')
-      dtype = self.dtype
-    # *_like keeps the parameter's sharding and takes a ShapeDtypeStruct; each call is a buffer of its own (donation).
-    if isinstance(self.fill, str):
-      return jnp.zeros_like(p, dtype=dtype) if isinstance(p, jax.ShapeDtypeStruct) else jnp.copy(p).astype(dtype)
-    fill = arguments.at(self.fill, 0)
-    pair = pairs and jnp.issubdtype(dtype, jnp.complexfloating)
-    return jnp.full_like(
-      p, jax.lax.complex(*[jnp.asarray(fill, jnp.finfo(dtype).dtype)] * 2) if pair else fill, dtype=dtype
-    )
-
-
 class State(NamedTuple):
   """The state of a composition.
 
   Attributes:
     count: int32, the number of finished steps; it stops at 2^31 - 1.
-    slots: for each name (`mu`, `nu`, ...) a tree with the structure of the parameters.
+    slots: for each name (`mu`, `nu`, ...) a tree with the structure of the parameters. What a store keeps together
+      stands under both names (`mu+nu`); `decode_state` makes plain arrays of it.
     ages: for each decay rate that is a schedule -log of the product of its values so far, as a sum and what rounding
       has lost of it; empty for numbers.
   """
@@ -171,6 +142,7 @@ class Line:
     reads_params: whether `step` reads the parameter.
     splits_complex: whether all lines of its composition see a complex number as two real ones.
     elementwise: whether an element depends only on the same element of other arrays.
+    widens: whether the update keeps the dtype in which it was computed, instead of that of the gradient.
   """
 
   needs: ClassVar[Any] = ()
@@ -179,6 +151,7 @@ class Line:
   reads_params: ClassVar[bool] = False
   splits_complex: ClassVar[bool] = False
   elementwise: ClassVar[bool] = True
+  widens: ClassVar[bool] = False
   piece: ClassVar[Callable[..., 'Recipe']]
 
   @property
@@ -194,6 +167,13 @@ class Line:
   def scalars(self, now: Now) -> Any:
     """Once per step: everything that `step` needs and that is the same for all arrays."""
     return None
+
+  def check(self, p: Any) -> None:
+    """At `init`, once per array: raises where this line cannot serve a parameter."""
+
+  def begin(self, x: Leaf) -> Leaf:
+    """Once per array, before the first line of the composition: what they all see of it."""
+    return x
 
   def step(self, x: Leaf, k: Any) -> Leaf:
     """Once per array: the equation."""
@@ -285,24 +265,33 @@ class Recipe(optax.GradientTransformationExtraArgs):
   def lines(self) -> tuple[Line, ...]:
     return self.update.lines
 
+  @property
+  def store(self) -> Store:
+    return self.update.store
+
   def __repr__(self) -> str:
-    if len(self.lines) == 1:
+    store = f'  store={self.store!r},\n' if self.store != FLOAT32 else ''
+    if len(self.lines) == 1 and not store:
       return repr(self.lines[0])
-    return 'compose(\n' + ''.join(f'  {line!r},\n' for line in self.lines) + ')'
+    return 'compose(\n' + ''.join(f'  {line!r},\n' for line in self.lines) + f'{store})'
 
 
-def compose(*pieces: Recipe) -> Recipe:
+def compose(*pieces: Recipe, store: Any = None) -> Recipe:
   """Composes pieces, in the order in which their equations are applied, into one gradient transformation.
 
   Args:
     *pieces: pieces and other compositions, whose lines are taken in order.
+    store: how the slots are kept between the steps: `'float32'`, `'params'`, `'bfloat16'`, `'packed16'`, `'int8'`,
+      `'int4'`, a `stores.Store`, or a mapping from slots to one of these; None for the store of the compositions, or
+      float32.
 
   Returns:
     A `Recipe`: an `optax.GradientTransformationExtraArgs` that runs all lines in one pass over memory.
 
   Raises:
     TypeError: if an argument is no piece (put optax transformations beside it in `optax.chain`).
-    ValueError: if two pieces own the same slot, or two schedules the same decay rate.
+    ValueError: if two pieces own the same slot, two schedules the same decay rate, two compositions have different
+      stores, or a store does not fit.
 
   Example:
     >>> import belief_optax as bo
@@ -316,10 +305,14 @@ def compose(*pieces: Recipe) -> Recipe:
     if not isinstance(one, Recipe):
       hint = ' Put it beside the composition in optax.chain.' if isinstance(one, optax.GradientTransformation) else ''
       raise TypeError(f'compose takes pieces, got {one!r}.{hint}')
-  return _recipe(tuple(line for one in pieces for line in one.lines))
+  found = {one.store for one in pieces} - {FLOAT32}
+  if store is None and len(found) > 1:
+    raise ValueError(f'the compositions have different stores, {", ".join(map(repr, found))}: choose one by store=.')
+  chosen = next(iter(found), FLOAT32) if store is None else resolve('store', store)
+  return _recipe(tuple(line for one in pieces for line in one.lines), chosen)
 
 
-def _recipe(lines: tuple[Line, ...]) -> Recipe:
+def _recipe(lines: tuple[Line, ...], store: Store = FLOAT32) -> Recipe:
   owners: dict[str, Line] = {}
   for line in lines:
     for slot in line.slots:
@@ -327,7 +320,12 @@ def _recipe(lines: tuple[Line, ...]) -> Recipe:
         raise ValueError(f'{line!r} and {owners[slot.name]!r} both own the slot {slot.name!r}.')
       owners[slot.name] = line
   _scheduled_rates(lines)  # raises where two schedules claim one rate
-  return Recipe(Init(lines), Update(lines))  # pyright: ignore[reportArgumentType]
+  _routes(lines, store)  # raises where the store does not fit
+  return Recipe(Init(lines, store), Update(lines, store))  # pyright: ignore[reportArgumentType]
+
+
+def _routes(lines: Iterable[Line], store: Store) -> tuple[Route, ...]:
+  return store.routes(tuple(slot for line in lines for slot in line.slots))
 
 
 def when(condition: bool, *pieces: Recipe) -> tuple[Recipe, ...]:
@@ -357,18 +355,30 @@ class Init:
   """`init` of a composition: params -> State."""
 
   lines: tuple[Line, ...]
+  store: Store = FLOAT32
 
   def __call__(self, params: Any) -> State:
     _check_needs(self.lines)
-    _check_inexact('parameter', params)
-    if jax.tree.leaves(params):  # optax.tree.map_params calls init with a childless placeholder, which fits no mask
-      for line in self.lines:
+    trees.check_inexact('parameter', params)
+    leaves = jax.tree.leaves(params)
+    for line in self.lines:
+      for p in leaves:
+        line.check(p)
+      if leaves:  # optax.tree.map_params calls init with a childless placeholder, which fits no mask
         _mask(line, params)
-    init = lambda slot: jax.tree.map(functools.partial(slot.init, pairs=_splits_complex(self.lines)), params)
-    slots = {slot.name: init(slot) for line in self.lines for slot in line.slots}
+    slots = {key: tree for route in _routes(self.lines, self.store) for key, tree in self._kept(route, params).items()}
     zero = functools.partial(jnp.zeros, [], dtypes.real_dtype())
     ages = {name: (zero(), zero()) for name in _scheduled_rates(self.lines)}
     return State(jnp.zeros([], jnp.int32), slots, ages)
+
+  def _kept(self, route: Route, params: Any) -> dict[str, Any]:
+    pairs = _splits_complex(self.lines)
+    first = lambda p, on: route.store.init(route.group, [slot.init(p, pairs) for slot in route.group], p, on)
+    leaves, treedef = jax.tree.flatten(params)
+    mask = full_mask(repr(route.store), route.store.where, params) if leaves else None
+    everywhere = [True] * len(leaves)
+    kept = [first(p, on) for p, on in zip(leaves, everywhere if mask is None else jax.tree.leaves(mask), strict=True)]
+    return {key: treedef.unflatten([parts[i] for parts in kept]) for i, key in enumerate(route.keys)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -376,16 +386,21 @@ class Update:
   """`update` of a composition: updates, State, params -> updates, State."""
 
   lines: tuple[Line, ...]
+  store: Store = FLOAT32
 
   def __call__(self, updates: Any, state: State, params: Any = None, **extra_args: Any) -> tuple[Any, State]:
     del extra_args  # optax's contract: unknown extra arguments are for other transformations
     if self._reader is not None and params is None:
       raise ValueError(f'{self._reader!r} needs the parameters: call update(updates, state, params).')
-    _check_state(self.lines, state)
+    _check_state(self._keys, state)
     if params is not None:
-      _check_complex(updates, params)
+      trees.check_complex(updates, params)
     static, data = self._split
-    return _update(static, data, updates, state, params if self._reader else None)
+    return _update(static, self.store, data, updates, state, params if self._reader else None)
+
+  @functools.cached_property
+  def _keys(self) -> list[str]:
+    return [key for route in _routes(self.lines, self.store) for key in route.keys]
 
   @functools.cached_property
   def _reader(self) -> Line | None:
@@ -403,24 +418,26 @@ class Update:
     return tuple(static), data
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _update(static: tuple[Line, ...], data: list[Any], updates: Any, state: State, params: Any) -> tuple[Any, State]:
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _update(
+  static: tuple[Line, ...], store: Store, data: list[Any], updates: Any, state: State, params: Any
+) -> tuple[Any, State]:
   """One step of a composition: scalars once, then one rule per array, traced once per shape."""
   lines = [_fill(line, data) for line in static]
   updates, params = jax.tree.map(jnp.asarray, (updates, params))  # Python numbers, under jax.disable_jit
   grads, treedef = jax.tree.flatten(updates, is_leaf=lambda x: x is None)
-  align = functools.partial(_align, treedef)
+  align = functools.partial(trees.align, treedef)
   slots = {name: align(f'state.slots[{name!r}]', tree) for name, tree in state.slots.items()}
   ps = [None] * len(grads) if params is None else align('params', params)
   everywhere = [True] * len(grads)
   masks = [everywhere if line.where is None else align('mask', _mask(line, params)) for line in lines]
-  _check_inexact('update', updates)
+  trees.check_inexact('update', updates)
 
   rates = _scheduled_rates(lines)
   before = Now(state.count, {}, {})
   ages = {name: formulas.two_sum(state.ages[name], formulas.decay_exponent(before(b))) for name, b in rates.items()}
   now = Now(state.count, {n: age[0] for n, age in ages.items()}, {n: age[0] for n, age in state.ages.items()})
-  rule, scalars = _rule(lines, now)
+  rule, scalars = _rule(lines, _routes(lines, store), now)
   cast = functools.cache(lambda real: [k.astype(real) if jnp.issubdtype(k.dtype, jnp.inexact) else k for k in scalars])
 
   kept = {name: list(leaves) for name, leaves in slots.items()}
@@ -428,40 +445,78 @@ def _update(static: tuple[Line, ...], data: list[Any], updates: Any, state: Stat
     if g is None:  # nothing arrives: nothing moves
       continue
     carried = {name: leaves[i] for name, leaves in slots.items()}
-    _check_leaf(g, {'params': p, **carried} if params is not None else carried)
-    real = dtypes.compute_dtype(g, p, *carried.values())
-    grads[i], after = rule(tuple(mask[i] for mask in masks), g, p, carried, cast(real))
+    trees.check_leaf(g, {} if params is None else {'params': p})
+    trees.check_arrays(g, carried)
+    grads[i], after = rule(tuple(mask[i] for mask in masks), g, p, carried, cast(_real_dtype(g, p, carried)))
     for name, value in after.items():
       kept[name][i] = value
   next_slots = {name: treedef.unflatten(leaves) for name, leaves in kept.items()}
   return treedef.unflatten(grads), State(now.step, next_slots, ages)
 
 
-def _rule(lines: Sequence[Line], now: Now) -> tuple[Callable[..., Any], list[jax.Array]]:
+def _rule(lines: Sequence[Line], routes: Sequence[Route], now: Now) -> tuple[Callable[..., Any], list[jax.Array]]:
   """The lines on one array, and the scalars that it takes; Python numbers among the scalars become constants."""
   scalars, structure = jax.tree.flatten([line.scalars(now) for line in lines])
   pairs = _splits_complex(lines)
+  t = now.step.astype(jnp.uint32)
+  writers = {slot.name: i for i, line in enumerate(lines) for slot in line.slots}
+  complete = [max(writers[slot.name] for slot in route.group) for route in routes]  # the line after which it is known
 
-  def steps(active: tuple[bool, ...], ks: Any, g: Any, p: Any, slots: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-    x = Leaf(g=g, u=g, p=p, slots=slots, mu_hat=slots.get('mu'))
-    for line, k, on in zip(lines, ks, active, strict=True):
+  def steps(active: tuple[bool, ...], ks: Any, settle: Any, g: Any, p: Any, stored: Any, slots: Any) -> Any:
+    x = Leaf(g=g, u=g, p=p, stored=stored, slots=slots, mu_hat=slots.get('mu'))
+    for line, on in zip(lines, active, strict=True):
+      x = line.begin(x) if on else x
+    for i, (line, k, on) in enumerate(zip(lines, ks, active, strict=True)):
       x = line.step(x, k) if on else x
+      for route, at in zip(routes, complete, strict=True):
+        x = settle(x, route) if at == i else x
     return x.u, {name: x.slots[name] for name in slots}
 
   @functools.partial(jax.jit, static_argnums=0)  # equal shapes are traced once
-  def rule(active: tuple[bool, ...], g: Any, p: Any, slots: dict[str, Any], arrays: list[Any]) -> tuple[Any, Any]:
+  def rule(active: tuple[bool, ...], g: Any, p: Any, carried: dict[str, Any], arrays: list[Any]) -> Any:
     rest = iter(arrays)
     ks = structure.unflatten([next(rest) if isinstance(k, jax.Array) else k for k in scalars])
-    real = dtypes.compute_dtype(g, p, *slots.values())
-    wide = jax.tree.map(lambda x: dtypes.widen(x, real), (g, p, slots))  # None stays None
-    if pairs and jnp.iscomplexobj(g):
-      parts = (steps(active, ks, *jax.tree.map(part, wide)) for part in (jnp.real, jnp.imag))
+    real = _real_dtype(g, p, carried)
+    dither = functools.partial(codes.dither, g.shape, t)
+    kept = {route: tuple(carried[key] for key in route.keys) for route in routes}
+    rounded: dict[Route, Any] = {}
+
+    def load(route: Route, kept: Any) -> dict[str, Any]:
+      values = route.store.load(route.group, kept)
+      return {slot.name: dtypes.widen(value, real) for slot, value in zip(route.group, values, strict=True)}
+
+    def save(route: Route, slots: Mapping[str, Any]) -> Any:
+      return route.store.save(route.group, [slots[slot.name] for slot in route.group], kept[route], dither)
+
+    def settle(x: Leaf, route: Route) -> Leaf:
+      if not route.store.rounds(route.group, kept[route]):
+        return x
+      # The rest of the step is taken with what is stored. Behind the barrier XLA has no reason to compute it again from
+      # the old values, which can so be overwritten where they lie.
+      rounded[route] = jax.lax.optimization_barrier(save(route, x.slots))
+      stored = load(route, rounded[route])
+      swap = lambda estimate: next((new for name, new in stored.items() if x.slots[name] is estimate), estimate)
+      return x.keep(**stored).set(u=swap(x.u), mu_hat=swap(x.mu_hat), nu_hat=swap(x.nu_hat))
+
+    slots = {name: value for route in routes for name, value in load(route, kept[route]).items()}
+    trees.check_leaf(g, slots)
+    wide = jax.tree.map(lambda x: dtypes.widen(x, real), {'g': g, 'p': p})  # None stays None
+    wide |= {'stored': p, 'slots': slots}
+    if pairs and jnp.iscomplexobj(g):  # no store rounds complex numbers
+      parts = (steps(active, ks, settle, **jax.tree.map(part, wide)) for part in (jnp.real, jnp.imag))
       u, after = jax.tree.map(jax.lax.complex, *parts)
     else:
-      u, after = steps(active, ks, *wide)
-    return u.astype(g.dtype), {name: after[name].astype(slot.dtype) for name, slot in slots.items()}
+      u, after = steps(active, ks, settle, **wide)
+    after = {route: rounded[route] if route in rounded else save(route, after) for route in routes}
+    u = u if any(line.widens for line in lines) else u.astype(g.dtype)
+    return u, {key: x for route in routes for key, x in zip(route.keys, after[route], strict=True)}
 
   return rule, [k for k in scalars if isinstance(k, jax.Array)]
+
+
+def _real_dtype(g: Any, p: Any, kept: Any) -> Any:
+  """The real dtype in which one leaf is computed; codes have no say in it."""
+  return dtypes.compute_dtype(g, p, *(x for x in jax.tree.leaves(kept) if jnp.issubdtype(x.dtype, jnp.inexact)))
 
 
 # Values among the hyperparameters.
@@ -519,31 +574,8 @@ def _scheduled_rates(lines: Iterable[Line]) -> dict[str, Any]:
   return rates
 
 
-# Trees.
-
-
-def _align(treedef: Any, what: str, tree: Any) -> list[Any]:
-  try:
-    return treedef.flatten_up_to(tree)
-  except ValueError as e:
-    raise ValueError(f'{what} does not have the structure of the updates: {e}') from e
-
-
 def _mask(line: Line, params: Any) -> Any:
-  """The mask of a line as a full tree of bools."""
-  mask = line.where
-  if mask is None:
-    return None
-  mask = mask(params) if callable(mask) else mask.tree
-  for leaf in jax.tree.leaves(mask):
-    arguments.flag(f'each leaf of the mask of {type(line).__name__}', leaf)
-  try:
-    return jax.tree.map(lambda on, subtree: jax.tree.map(lambda _: bool(on), subtree), mask, params)
-  except ValueError as e:
-    raise ValueError(f'the mask of {type(line).__name__} is no prefix of the params: {e}') from e
-
-
-# Checks.
+  return full_mask(type(line).__name__, line.where, params)
 
 
 def _check_needs(lines: Sequence[Line]) -> None:
@@ -556,40 +588,7 @@ def _check_needs(lines: Sequence[Line]) -> None:
     known.update(line.gives)
 
 
-def _check_state(lines: Sequence[Line], state: Any) -> None:
-  names = [slot.name for line in lines for slot in line.slots]
+def _check_state(names: Sequence[str], state: Any) -> None:
   found = list(state.slots) if isinstance(state, State) else type(state).__name__
   if not isinstance(state, State) or set(found) != set(names):
     raise ValueError(f'update needs a State with the slots {names}, as init makes it, but got {found}.')
-
-
-def _check_inexact(kind: str, tree: Any) -> None:
-  for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-    if not jnp.issubdtype(dtypes.of(leaf), jnp.inexact):
-      where = jax.tree_util.keystr(path) or 'the tree itself'
-      raise TypeError(
-        f'{kind} {where} has dtype {dtypes.of(leaf)}; only real and complex floating arrays can be optimized. '
-        'Leave it out with optax.masked or belief_optax.by_path.'
-      )
-
-
-def _check_leaf(g: Any, others: Mapping[str, Any]) -> None:
-  for name, x in others.items():
-    if not hasattr(x, 'dtype'):
-      raise ValueError(f'an update of shape {g.shape} arrives where {name} holds {x!r}.')
-    if x.shape != g.shape:
-      raise ValueError(f'an update of shape {g.shape} arrives where {name} has shape {x.shape}.')
-  if 'mu' in others and jnp.iscomplexobj(g) and not jnp.iscomplexobj(others['mu']):
-    raise TypeError(f'a complex update ({g.dtype}) arrives where mu is real ({others["mu"].dtype}).')
-
-
-def _check_complex(updates: Any, params: Any) -> None:
-  """An update must be complex where its parameter is: the imaginary part of either would be lost."""
-  if not any(map(jnp.iscomplexobj, jax.tree.leaves((updates, params)))):
-    return
-  grads, treedef = jax.tree.flatten(updates, is_leaf=lambda x: x is None)
-  kinds = {True: 'complex', False: 'real'}
-  for g, p in zip(grads, _align(treedef, 'params', params), strict=True):
-    if hasattr(g, 'dtype') and hasattr(p, 'dtype') and jnp.iscomplexobj(g) != jnp.iscomplexobj(p):
-      was, expected = kinds[jnp.iscomplexobj(g)], kinds[jnp.iscomplexobj(p)]
-      raise TypeError(f'a {was} update ({g.dtype}) arrives where the parameter is {expected} ({p.dtype}).')

@@ -24,5 +24,7 @@ def compute_dtype(*arrays: Any) -> Any:
 
 
 def widen(x: Any, real: Any) -> Any:
-  """The array in a real compute dtype, or the complex one of the same precision."""
+  """The array in a real compute dtype, or the complex one of the same precision; integers as they are."""
+  if not jnp.issubdtype(x.dtype, jnp.inexact):
+    return x
   return x.astype(jnp.promote_types(x.dtype, real))

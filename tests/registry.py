@@ -13,9 +13,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+import pytest
 
 import belief_optax as bo
-from belief_optax import presets
+from belief_optax import presets, stores
 
 
 def matrices_only(params: Any) -> Any:
@@ -45,6 +46,8 @@ class Row:
     options: further arguments.
     factory: what is called with `learning_rate` and the options; None for the public function.
     preset: the preset that the factory calls, if it is one.
+    kept: under which keys of `State.slots` real leaves are not kept in float32, and in which dtype.
+    slow: whether its contracts are slow tests, as those of another row find almost all that they would.
   """
 
   algorithm: str
@@ -53,6 +56,8 @@ class Row:
   options: Mapping[str, Any] = dataclasses.field(default_factory=dict, hash=False)
   factory: Callable[..., bo.Recipe] = dataclasses.field(default=None, hash=False)
   preset: Callable[..., bo.Recipe] | None = None
+  kept: Mapping[str, str] = dataclasses.field(default_factory=dict, hash=False)
+  slow: bool = False
 
   def __post_init__(self):
     object.__setattr__(self, 'factory', self.factory or getattr(bo, self.algorithm))
@@ -65,6 +70,11 @@ class Row:
     return self.factory(learning_rate=rate, **{**self.options, **more})
 
   @property
+  def marks(self) -> tuple[Any, ...]:
+    """What pytest knows of it."""
+    return (pytest.mark.variant,) if self.variant else ()
+
+  @property
   def reads_params(self) -> bool:
     return any(line.reads_params for line in self.make().lines)
 
@@ -75,18 +85,23 @@ class Row:
 
   @property
   def rounds(self) -> bool:
-    """Whether a slot is kept in a real dtype of 16 bits: it refuses complex parameters, and is a step function."""
-    return 'mu_dtype' in self.options
+    """Whether a slot is rounded between the steps: what it carries is a step function of the gradients."""
+    return bool(self.kept)
+
+  @property
+  def coded(self) -> bool:
+    """Whether a store rounds real leaves; complex ones it keeps as they are."""
+    return 'store' in self.options
 
   @property
   def real_only(self) -> bool:
     """Whether complex parameters are refused."""
-    return self.rounds or any(isinstance(line, bo.cautious.line) for line in self.make().lines)
+    return 'mu_dtype' in self.options or any(isinstance(line, bo.cautious.line) for line in self.make().lines)
 
   @property
   def names(self) -> dict[str, Any]:
     """What the names in its printed recipe mean."""
-    return {**vars(inspect.getmodule(self.preset)), **vars(bo)} if self.preset else vars(bo).copy()
+    return {**(vars(inspect.getmodule(self.preset)) if self.preset else vars(stores)), **vars(bo)}
 
   @property
   def elementwise(self) -> bool:
@@ -99,8 +114,16 @@ class Row:
     return (*functions, 'learning_rate') if self.needs_first_rate else functions
 
 
-def _row(algorithm: str, variant: str = '', learning_rate: float = 0.01, factory: Any = None, **options: Any) -> Row:
-  return Row(algorithm, variant, learning_rate, options, factory)
+def _row(
+  algorithm: str,
+  variant: str = '',
+  learning_rate: float = 0.01,
+  factory: Any = None,
+  kept: Mapping[str, str] | None = None,
+  slow: bool = False,
+  **options: Any,
+) -> Row:
+  return Row(algorithm, variant, learning_rate, options, factory, kept=kept or {}, slow=slow)
 
 
 # Options of presets that cannot be data of the compiled step.
@@ -147,10 +170,20 @@ ALGORITHM_ROWS = (
   _row('adabelief', 'l2', weight_decay=1e-3, weight_decay_mode='l2'),
   _row('adabelief', 'fixed', weight_decay=1e-5, weight_decay_mode='fixed'),
   _row('adabelief', 'independent', weight_decay=1e-5, weight_decay_mode='independent'),
+  _row('adabelief', 'packed16', kept={'mu+nu': 'uint32'}, store=stores.Packed16(min_size=0)),
+  _row('adabelief', 'int8', kept={'mu+nu': 'uint16', 'mu+nu.exponents': 'uint16'}, store=stores.Int8(min_size=0)),
+  _row(
+    'adabelief',
+    'int4',
+    kept={'mu+nu': 'uint8', 'mu+nu.exponents': 'uint16'},
+    slow=True,
+    store=stores.Int4(min_size=0),
+  ),
+  _row('adabelief', 'bfloat16', kept={'mu': 'bfloat16', 'nu': 'bfloat16'}, store='bfloat16'),
   _row('scale_by_belief', factory=descend_by_belief),
   _row('adam'),
   _row('adam', 'nesterov-uncorrected', nesterov=True, bias_correction=False),
-  _row('adam', 'bfloat16-mean', mu_dtype='bfloat16'),
+  _row('adam', 'bfloat16-mean', kept={'mu': 'bfloat16'}, mu_dtype='bfloat16'),
   _row('adamw'),
   _row('adamw', 'masked', weight_decay=1e-3, mask=matrices_only),
   _row('nadam'),
@@ -175,3 +208,4 @@ ALGORITHM_ROWS = (
 )
 
 ROWS = ALGORITHM_ROWS + PRESET_ROWS
+each_row = pytest.mark.parametrize('row', [pytest.param(row, id=str(row), marks=row.marks) for row in ROWS])

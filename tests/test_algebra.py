@@ -13,7 +13,7 @@ import optax
 import pytest
 from contract_helpers import STEPS, assert_close, assert_equal, compilations, gradients, params, run, traced, types
 from helpers import x64
-from registry import ROWS
+from registry import ROWS, each_row
 
 import belief_optax as bo
 from belief_optax.arguments import DECAY_RATE, FINITE, flag, hyper, option
@@ -39,6 +39,7 @@ PIECES = {
   'precondition': (bo.precondition(1e-8), ('second_moment',)),
   'raw_mean': (bo.raw_mean(), ('first_moment',)),
   'rectify': (bo.rectify(0.999), ('first_moment', 'second_moment')),
+  'round_updates': (bo.round_updates('split'), ()),
   'running_max': (bo.running_max(), ('second_moment',)),
   'scale': (bo.scale(2.0), ()),
   'scale_by_learning_rate': (bo.scale_by_learning_rate(0.1), ()),
@@ -533,7 +534,7 @@ def test_python_numbers_work_without_jit():
 # 8. The state is stable.
 
 
-@pytest.mark.parametrize('row', ROWS, ids=str)
+@each_row
 def test_count_stops_at_the_last_integer(row):
   tx, p, g = row.make(), params(), gradients()[0]
   _, _, state = run(tx, p, gradients())
@@ -603,6 +604,7 @@ _BAD_MASK = [
   ({'w': jnp.asarray(True)}, TypeError),
   (0.5, TypeError),
 ]
+_BAD_STORE = [('int5', ValueError), ('', ValueError), (8, TypeError), (True, TypeError)]
 _FLAGS = (
   'amsgrad',
   'bias_correction',
@@ -624,6 +626,7 @@ BAD = {
   **dict.fromkeys(('residual', 'max_of', 'weight_decay_mode', 'first_buffer'), _BAD_CHOICE),
   **dict.fromkeys(('mu_dtype', 'accumulator_dtype'), _BAD_DTYPE),
   **dict.fromkeys(('mask', 'weight_decay_mask'), _BAD_MASK),
+  'store': _BAD_STORE,
 }
 # What a variant needs so that the argument is used at all.
 _WITH = {

@@ -65,14 +65,13 @@ def contract(wrapper: bool = False, **cases: tuple[Any, ...]) -> Callable[..., A
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-  """The table. All contracts of a row run in one process, which shares its compiled steps."""
+  """The table."""
   if metafunc.function is not test_contract:
     return
   table = []
   for row in ROWS:
-    group = pytest.mark.xdist_group(str(row))
     for name, holds, wrapper in CONTRACTS:
-      marks = (group, pytest.mark.slow) if wrapper and row.variant else (group,)
+      marks = (*row.marks, pytest.mark.slow) if (wrapper and row.variant) or row.slow else row.marks
       table.append(pytest.param(holds, row, id=f'{name}-{row}', marks=marks))
   metafunc.parametrize(('holds', 'row'), table)
 
@@ -104,7 +103,8 @@ def is_a_value(row):
 def prints_as_its_recipe(row):
   tx = row.make()
   printed = repr(tx)
-  assert len([line for line in printed.splitlines() if line.startswith('  ')]) in (len(tx.lines), 0)
+  # A line for each, and one for a store that is not the default; a single piece prints as itself.
+  assert len([line for line in printed.splitlines() if line.startswith('  ')]) in (len(tx.lines) + row.coded, 0)
   if not row.options.get('mask'):  # a function prints as its name in angle brackets
     assert eval(printed, row.names) == tx
   else:
@@ -279,12 +279,15 @@ def map_params_finds_the_slots(row):
 def tree_get_and_set_find_slots(row):
   state = optax.chain(optax.identity(), row.make()).init(params())
   slots = {slot.name for line in row.make().lines for slot in line.slots}
-  for name in ('mu', 'nu', 'nu_max', 'momentum', 'slow'):
+  keys = {name for name in slots if name not in '+'.join(row.kept).split('+')} | set(row.kept)
+  for name in {'mu', 'nu', 'nu_max', 'momentum', 'slow'} | keys:
     found = optax.tree.get(state, name)
-    assert (found is not None) == (name in slots)
-    if name in slots:
+    assert (found is not None) == (name in keys)
+    if name in keys:
       assert found is state[1].slots[name]
       assert jax.tree.structure(found) == jax.tree.structure(params())
+  read = bo.decode_state(state[1], row.make())  # every slot by its name, also where it is kept with others
+  assert types(read.slots) == {name: types(jax.tree.map(jnp.zeros_like, params())) for name in slots}
   assert optax.tree.get(optax.tree.set(state, count=jnp.int32(5)), 'count') == 5
 
 
@@ -396,8 +399,7 @@ def updates_have_the_dtype_of_the_gradients(row, grads_dtype):
     assert {x.dtype for x in jax.tree.leaves(u)} == {jnp.dtype(grads_dtype)}
     assert types(after) == types(state)
     for name, slot in state.slots.items():
-      expected = row.options['mu_dtype'] if name == 'mu' and 'mu_dtype' in row.options else 'float32'
-      assert {x.dtype for x in jax.tree.leaves(slot)} == {jnp.dtype(expected)}
+      assert {x.dtype for x in jax.tree.leaves(slot)} == {jnp.dtype(row.kept.get(name, 'float32'))}
 
 
 @contract()
@@ -419,10 +421,12 @@ def vmaps_over_a_population(row):
 def differentiates(row):
   """Backpropagation through young steps and an old one agrees with differences, and zeros give no NaN."""
   with x64():
-    p, tx = {'w': params(jnp.float64)['w']}, row.make()
+    p = {'w': params(jnp.float64)['w']}
     grads = {'w': jnp.stack([g['w'] for g in gradients(3, jnp.float64)])}
 
-    def objective(scale, grads):
+    def objective(scale, grads, rate=None):
+      tx = row.make(rate)
+
       def step(carry, now):
         (q, state), (g, passed) = carry, now
         u, state = tx.update(g, state._replace(count=state.count + passed), q)
@@ -439,7 +443,13 @@ def differentiates(row):
       np.testing.assert_allclose(by_scale, slope, rtol=1e-5, atol=1e-7)
     _, of_zeros = both(1.3, jax.tree.map(jnp.zeros_like, grads))
     assert all(jnp.isfinite(x).all() for x in jax.tree.leaves((by_gradients, of_zeros)))
-    assert any(jnp.any(x != 0) for x in jax.tree.leaves(by_gradients))
+    # Codes are steps: nothing comes through them, and everything beside them.
+    assert any(jnp.any(x != 0) for x in jax.tree.leaves(by_gradients)) != row.coded
+    if row.coded:
+      rates = jnp.asarray([row.learning_rate, row.learning_rate + h, row.learning_rate - h])
+      by_rate = jax.jit(jax.vmap(jax.value_and_grad(lambda rate: objective(1.3, grads, rate))))
+      values, slopes = by_rate(rates)
+      np.testing.assert_allclose(slopes[0], (values[1] - values[2]) / (2 * h), rtol=1e-5)
 
 
 # Trees of all kinds.

@@ -15,7 +15,7 @@ import pytest
 from contract_helpers import compilations
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
-from registry import ROWS
+from registry import ROWS, each_row
 
 import belief_optax as bo
 
@@ -53,9 +53,13 @@ def collectives(program):
   return sorted({name for name in COLLECTIVES if re.search(rf'\b{name}(-start)?\(', program)})
 
 
-# What XLA:CPU does not manage in one pass, with (copies, float32 temporaries) per parameter. They are pinned, so that a
-# compiler or a formula that does better is noticed.
+# What XLA:CPU does not manage in one pass, with (copies, float32 temporaries) per parameter, of the latter two where
+# versions of XLA differ. They are pinned, so that a compiler or a formula that does better is noticed.
 NOT_IN_PLACE = {
+  'adabelief-bfloat16': (2, 1),  # the new mean, which ends in a cast, is computed again from the old one by each kernel
+  # Codes wait for the largest of their tile, and with them two moments or their logarithms.
+  'adabelief-int4': (0, 3.005, 2.018),
+  'adabelief-int8': (0, 3.005, 2.018),
   'adabelief-l2': (0, 1),  # g + w p is kept: a producer of two arrays, used on two levels, is not computed twice
   'adam-bfloat16-mean': (1, 0.5),  # the step uses the mean before its rounding, so the old one is needed to the end
   'presets.ranger_adabelief.ranger-decayed': (2, 5),  # centralized, chosen by step, synchronized: waits at each
@@ -64,20 +68,21 @@ NOT_IN_PLACE = {
 }
 
 
-@pytest.mark.parametrize('row', ROWS, ids=str)
+@each_row
 def test_step_is_one_pass_in_place(row):
   tx, shapes = row.make(), _shapes()
   compiled = compiled_step(tx, shapes, jax.eval_shape(tx.init, shapes))
-  copied, kept = NOT_IN_PLACE.get(str(row), (0, 0))
+  copied, *kept = NOT_IN_PLACE.get(str(row), (0, 0))
   assert len(copies(compiled.as_text())) == copied * len(shapes)
   memory = compiled.memory_analysis()
-  assert 0 <= memory.temp_size_in_bytes - kept * 4 * len(shapes) * math.prod(LARGE) < TEMPORARY
+  float32 = 4 * len(shapes) * math.prod(LARGE)
+  assert any(0 <= memory.temp_size_in_bytes - n * float32 < TEMPORARY for n in kept)
   # Parameters and slots are updated where they lie.
   in_place = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves((shapes, jax.eval_shape(tx.init, shapes))))
   assert memory.alias_size_in_bytes == in_place
 
 
-@pytest.mark.parametrize('row', ROWS, ids=str)
+@each_row
 def test_sharded_step_needs_no_communication(row):
   mesh = jax.make_mesh((8,), ('data',), axis_types=(AxisType.Auto,))
   shapes = _shapes(NamedSharding(mesh, P('data')), NamedSharding(mesh, P(None, 'data')))

@@ -117,7 +117,13 @@ def label(case):
   return '-'.join([case[0], *(f'{k}={v}' for k, v in case[1].items())])
 
 
-every_case = pytest.mark.parametrize('case', DEFAULTS + OPTIONS, ids=label)
+every_case = pytest.mark.parametrize(
+  'case',
+  [
+    *(pytest.param(case, id=label(case)) for case in DEFAULTS),
+    *(pytest.param(case, id=label(case), marks=pytest.mark.variant) for case in OPTIONS),
+  ],
+)
 
 
 def with_rates(case, rates):

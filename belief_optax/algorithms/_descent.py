@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from belief_optax.algebra import Recipe, compose
 from belief_optax.arguments import NONNEGATIVE, choice, flag, hyperparameter, is_array, is_zero
+from belief_optax.masks import normal_mask
 from belief_optax.pieces import (
   add_decayed_weights,
   bias_correct,
@@ -17,7 +18,6 @@ from belief_optax.pieces import (
   scale,
   scale_by_learning_rate,
 )
-from belief_optax.pieces.decay import normal_mask
 
 WEIGHT_DECAY_MODES = ('decoupled', 'l2', 'fixed', 'independent')
 

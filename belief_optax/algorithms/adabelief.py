@@ -24,6 +24,7 @@ def scale_by_belief(
   amsgrad: bool = False,
   residual: str = 'current',
   eps_scaled: bool = False,
+  store: Any = 'float32',
 ) -> Recipe:
   r"""The direction of AdaBelief, without learning rate; by default it equals `optax.scale_by_belief`.
 
@@ -44,6 +45,8 @@ def scale_by_belief(
     residual: `'current'` for $g_t - m_t$, `'debiased'` for $g_t - m_t/(1-b_1^t)$, `'previous'` for $g_t - m_{t-1}$.
       The debiased residual of the first step is 0: keep `rectify`, or give `eps_root` a weight, or that step is huge.
     eps_scaled: whether the bias correction applies to the step instead of the moments ("eps-hat").
+    store: how the slots are kept between the steps: `'float32'`, `'params'`, `'bfloat16'`, `'packed16'`, `'int8'`,
+      `'int4'`, a `stores.Store`, or a mapping from slots to one of these.
 
   Returns:
     A `Recipe`: an `optax.GradientTransformationExtraArgs` that prints and compares as the list of its lines.
@@ -79,6 +82,7 @@ def scale_by_belief(
     *when(nesterov, pieces.nesterov(b1)),
     normalized(None if mean_is_corrected else b1, b2, eps, eps_scaled=eps_scaled),
     *when(flag('rectify', rectify), rectified),
+    store=store,
   )
 
 
@@ -98,6 +102,7 @@ def adabelief(
   nesterov: bool = False,
   residual: str = 'current',
   eps_scaled: bool = False,
+  store: Any = 'float32',
 ) -> Recipe:
   r"""AdaBelief, rectified.
 
@@ -131,6 +136,8 @@ def adabelief(
     residual: `'current'` for $g_t - m_t$, `'debiased'` for $g_t - m_t/(1-b_1^t)$, `'previous'` for $g_t - m_{t-1}$.
       The debiased residual of the first step is 0: keep `rectify`, or give `eps_root` a weight, or that step is huge.
     eps_scaled: whether the bias correction applies to the step instead of the moments ("eps-hat").
+    store: how the slots are kept between the steps: `'float32'`, `'params'`, `'bfloat16'`, `'packed16'`, `'int8'`,
+      `'int4'`, a `stores.Store`, or a mapping from slots to one of these.
 
   Returns:
     A `Recipe`: an `optax.GradientTransformationExtraArgs` that prints and compares as the list of its lines.
@@ -168,4 +175,4 @@ def adabelief(
     residual=residual,
     eps_scaled=eps_scaled,
   )
-  return descend(direction, learning_rate, weight_decay, weight_decay_mask, weight_decay_mode)
+  return compose(descend(direction, learning_rate, weight_decay, weight_decay_mask, weight_decay_mode), store=store)

@@ -19,6 +19,7 @@ def adagrad(
   weight_decay: optax.ScalarOrSchedule = 0.0,
   weight_decay_mask: Any = None,
   weight_decay_mode: str = 'decoupled',
+  store: Any = 'float32',
 ) -> Recipe:
   r"""Adagrad.
 
@@ -34,6 +35,8 @@ def adagrad(
     weight_decay_mask: which parameters decay: a tree of bools, a prefix of one, or a callable of params; None for all.
     weight_decay_mode: `'decoupled'` (learning rate times w), `'l2'` (into the gradient, before the moments), `'fixed'`
       (w alone) or `'independent'` (w times the learning rate relative to its first value).
+    store: how the slots are kept between the steps: `'float32'`, `'params'`, `'bfloat16'`, `'packed16'`, `'int8'`,
+      `'int4'`, a `stores.Store`, or a mapping from slots to one of these.
 
   Returns:
     A `Recipe`: an `optax.GradientTransformationExtraArgs` that prints and compares as the list of its lines.
@@ -60,4 +63,4 @@ def adagrad(
     pieces.accumulate_squares(initial),
     pieces.precondition(0.0, eps) if flag('eps_in_sqrt', eps_in_sqrt) else pieces.precondition(eps),
   )
-  return descend(direction, learning_rate, weight_decay, weight_decay_mask, weight_decay_mode)
+  return compose(descend(direction, learning_rate, weight_decay, weight_decay_mask, weight_decay_mode), store=store)

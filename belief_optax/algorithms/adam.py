@@ -41,6 +41,7 @@ def adam(
   weight_decay: optax.ScalarOrSchedule = 0.0,
   weight_decay_mask: Any = None,
   weight_decay_mode: str = 'decoupled',
+  store: Any = 'float32',
 ) -> Recipe:
   r"""Adam.
 
@@ -62,6 +63,8 @@ def adam(
     weight_decay_mask: which parameters decay: a tree of bools, a prefix of one, or a callable of params; None for all.
     weight_decay_mode: `'decoupled'` (learning rate times w), `'l2'` (into the gradient, before the moments), `'fixed'`
       (w alone) or `'independent'` (w times the learning rate relative to its first value).
+    store: how the slots are kept between the steps: `'float32'`, `'params'`, `'bfloat16'`, `'packed16'`, `'int8'`,
+      `'int4'`, a `stores.Store`, or a mapping from slots to one of these.
 
   Returns:
     A `Recipe`: an `optax.GradientTransformationExtraArgs` that prints and compares as the list of its lines.
@@ -85,7 +88,7 @@ def adam(
     Kingma and Ba, Adam (https://arxiv.org/abs/1412.6980), Algorithm 1.
   """
   direction = _direction(b1, b2, eps, eps_root, mu_dtype, nesterov, bias_correction, eps_scaled)
-  return descend(direction, learning_rate, weight_decay, weight_decay_mask, weight_decay_mode)
+  return compose(descend(direction, learning_rate, weight_decay, weight_decay_mask, weight_decay_mode), store=store)
 
 
 def adamw(
@@ -102,6 +105,7 @@ def adamw(
   bias_correction: bool = True,
   eps_scaled: bool = False,
   weight_decay_mode: str = 'decoupled',
+  store: Any = 'float32',
 ) -> Recipe:
   r"""AdamW: Adam with decoupled weight decay.
 
@@ -126,6 +130,8 @@ def adamw(
     eps_scaled: whether the bias correction applies to the step instead of the moments ("eps-hat").
     weight_decay_mode: `'decoupled'` (learning rate times w), `'l2'` (into the gradient, before the moments), `'fixed'`
       (w alone) or `'independent'` (w times the learning rate relative to its first value).
+    store: how the slots are kept between the steps: `'float32'`, `'params'`, `'bfloat16'`, `'packed16'`, `'int8'`,
+      `'int4'`, a `stores.Store`, or a mapping from slots to one of these.
 
   Returns:
     A `Recipe`: an `optax.GradientTransformationExtraArgs` that prints and compares as the list of its lines.
@@ -150,7 +156,9 @@ def adamw(
     Loshchilov and Hutter, Decoupled weight decay regularization (https://arxiv.org/abs/1711.05101), Algorithm 2.
   """
   direction = _direction(b1, b2, eps, eps_root, mu_dtype, nesterov, bias_correction, eps_scaled)
-  return descend(direction, learning_rate, weight_decay, mask, weight_decay_mode, mask_name='mask')
+  return compose(
+    descend(direction, learning_rate, weight_decay, mask, weight_decay_mode, mask_name='mask'), store=store
+  )
 
 
 def nadam(
@@ -166,6 +174,7 @@ def nadam(
   weight_decay: optax.ScalarOrSchedule = 0.0,
   weight_decay_mask: Any = None,
   weight_decay_mode: str = 'decoupled',
+  store: Any = 'float32',
 ) -> Recipe:
   r"""NAdam: Adam with the look-ahead of Nesterov in the mean.
 
@@ -188,6 +197,8 @@ def nadam(
     weight_decay_mask: which parameters decay: a tree of bools, a prefix of one, or a callable of params; None for all.
     weight_decay_mode: `'decoupled'` (learning rate times w), `'l2'` (into the gradient, before the moments), `'fixed'`
       (w alone) or `'independent'` (w times the learning rate relative to its first value).
+    store: how the slots are kept between the steps: `'float32'`, `'params'`, `'bfloat16'`, `'packed16'`, `'int8'`,
+      `'int4'`, a `stores.Store`, or a mapping from slots to one of these.
 
   Returns:
     A `Recipe`: an `optax.GradientTransformationExtraArgs` that prints and compares as the list of its lines.
@@ -212,7 +223,7 @@ def nadam(
     Dozat, Incorporating Nesterov momentum into Adam (ICLR workshop 2016), Algorithm 2.
   """
   direction = _direction(b1, b2, eps, eps_root, mu_dtype, True, bias_correction, eps_scaled)
-  return descend(direction, learning_rate, weight_decay, weight_decay_mask, weight_decay_mode)
+  return compose(descend(direction, learning_rate, weight_decay, weight_decay_mask, weight_decay_mode), store=store)
 
 
 def nadamw(
@@ -228,6 +239,7 @@ def nadamw(
   bias_correction: bool = True,
   eps_scaled: bool = False,
   weight_decay_mode: str = 'decoupled',
+  store: Any = 'float32',
 ) -> Recipe:
   r"""NAdamW: NAdam with decoupled weight decay.
 
@@ -250,6 +262,8 @@ def nadamw(
     eps_scaled: whether the bias correction applies to the step instead of the moments ("eps-hat").
     weight_decay_mode: `'decoupled'` (learning rate times w), `'l2'` (into the gradient, before the moments), `'fixed'`
       (w alone) or `'independent'` (w times the learning rate relative to its first value).
+    store: how the slots are kept between the steps: `'float32'`, `'params'`, `'bfloat16'`, `'packed16'`, `'int8'`,
+      `'int4'`, a `stores.Store`, or a mapping from slots to one of these.
 
   Returns:
     A `Recipe`: an `optax.GradientTransformationExtraArgs` that prints and compares as the list of its lines.
@@ -275,4 +289,6 @@ def nadamw(
     Dozat (ICLR workshop 2016), Algorithm 2; Loshchilov and Hutter (https://arxiv.org/abs/1711.05101), Algorithm 2.
   """
   direction = _direction(b1, b2, eps, eps_root, mu_dtype, True, bias_correction, eps_scaled)
-  return descend(direction, learning_rate, weight_decay, mask, weight_decay_mode, mask_name='mask')
+  return compose(
+    descend(direction, learning_rate, weight_decay, mask, weight_decay_mode, mask_name='mask'), store=store
+  )

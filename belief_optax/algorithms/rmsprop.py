@@ -24,6 +24,7 @@ def rmsprop(
   weight_decay: optax.ScalarOrSchedule = 0.0,
   weight_decay_mask: Any = None,
   weight_decay_mode: str = 'decoupled',
+  store: Any = 'float32',
 ) -> Recipe:
   r"""RMSProp, plain or centered, with or without momentum.
 
@@ -49,6 +50,8 @@ def rmsprop(
     weight_decay_mask: which parameters decay: a tree of bools, a prefix of one, or a callable of params; None for all.
     weight_decay_mode: `'decoupled'` (learning rate times w), `'l2'` (into the gradient, before the moments), `'fixed'`
       (w alone) or `'independent'` (w times the learning rate relative to its first value).
+    store: how the slots are kept between the steps: `'float32'`, `'params'`, `'bfloat16'`, `'packed16'`, `'int8'`,
+      `'int4'`, a `stores.Store`, or a mapping from slots to one of these.
 
   Returns:
     A `Recipe`: an `optax.GradientTransformationExtraArgs` that prints and compares as the list of its lines.
@@ -88,4 +91,6 @@ def rmsprop(
   buffer = None
   if momentum is not None:
     buffer = pieces.heavy_ball(hyperparameter('momentum', momentum, MOMENTUM), nesterov)
-  return descend(direction, learning_rate, weight_decay, weight_decay_mask, weight_decay_mode, buffer)
+  return compose(
+    descend(direction, learning_rate, weight_decay, weight_decay_mask, weight_decay_mode, buffer), store=store
+  )

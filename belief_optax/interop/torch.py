@@ -11,11 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from belief_optax import dtypes
-from belief_optax.algebra import State
+from belief_optax.algebra import State, compose
 from belief_optax.interop._problems import Problems
 from belief_optax.interop._reading import RECOMPUTED, Reading, check_state, lines_of
 from belief_optax.interop._values import by_parts, held_as, of_torch, placed, to_numpy
 from belief_optax.interop.names import Bound, Key, Names, bind
+from belief_optax.states import convert_state, decode_state
 
 Entries = dict[Any, dict[str, Any]]
 
@@ -40,7 +41,7 @@ def load_state(
     count: the number of finished steps where torch does not keep it (torch.optim.SGD); only schedules need it.
 
   Returns:
-    The `State`, in the dtypes of `tx.init(params)`.
+    The `State`, in the dtypes of `tx.init(params)`; what its store codes is rounded to the nearest code.
 
   Raises:
     ValueError: if anything is missing, left over, misshapen or different between parameters: one error lists it all.
@@ -57,7 +58,8 @@ def load_state(
   """
   reading = Reading(lines_of('tx', tx))
   entries, groups = _parts('torch_state_dict', torch_state_dict)
-  template = jax.eval_shape(tx.init, params)
+  plain = compose(tx, store='float32')
+  template = jax.eval_shape(plain.init, params)
   fresh = not any(entries.values()) and not count and not any(group.get('step') for group in groups)
   problems = Problems()
   bound = _indexed(bind(names, params, problems), groups, problems)
@@ -69,7 +71,8 @@ def load_state(
   count = _load_count(entries, groups, reading, count, problems)
   problems.check('torch_state_dict')
   treedef = jax.tree.structure(params)
-  return State(jnp.asarray(count, jnp.int32), {n: treedef.unflatten(leaves) for n, leaves in slots.items()}, ages)
+  trees = {name: treedef.unflatten(leaves) for name, leaves in slots.items()}
+  return convert_state(State(jnp.asarray(count, jnp.int32), trees, ages), plain, tx, params)
 
 
 def dump_state(state: State, tx: Any, params: Any, names: Names = None, like: Any = None) -> dict[str, Any]:
@@ -113,7 +116,7 @@ def dump_state(state: State, tx: Any, params: Any, names: Names = None, like: An
   bound = _indexed(named, groups, problems)
   problems.check('names' if like is None else 'like')
   convert = _converter(like)
-  slots = {name: jax.tree.leaves(tree) for name, tree in state.slots.items()}
+  slots = {name: jax.tree.leaves(tree) for name, tree in decode_state(state, tx).slots.items()}
   if int(state.count) == 0 and reading.first('heavy_ball.first', default=None) == 'undampened':
     del slots['momentum']  # torch's first buffer is the gradient only if there is none before
   entries = {i: _dump_entry({n: leaves[b.index] for n, leaves in slots.items()}, b, reading) for i, b in bound.items()}

@@ -8,11 +8,12 @@ import jax
 import jax.numpy as jnp
 
 from belief_optax import dtypes, formulas
-from belief_optax.algebra import State
+from belief_optax.algebra import State, compose
 from belief_optax.arguments import at
 from belief_optax.interop._reading import Reading, check_state, lines_of
 from belief_optax.interop._values import by_parts
 from belief_optax.matching import floor_of
+from belief_optax.states import convert_state, decode_state
 
 _KINDS = ('belief', 'second_moment', 'centered_moment', 'accumulate_squares')
 
@@ -63,7 +64,8 @@ def warm_start(state: State, tx_from: Any, tx_to: Any, params: Any) -> State:
   """
   reading, target = Reading(lines_of('tx_from', tx_from)), Reading(lines_of('tx_to', tx_to))
   check_state(state, jax.eval_shape(tx_from.init, params))
-  fresh = tx_to.init(params)
+  state, plain = decode_state(state, tx_from), compose(tx_to, store='float32')
+  fresh = plain.init(params)
   slots = {**fresh.slots, **{name: tree for name, tree in state.slots.items() if name in fresh.slots}}
   ages = {name: _age_after(target, name, state, age) for name, age in fresh.ages.items()}
   new = State(state.count, slots, ages)
@@ -76,7 +78,8 @@ def warm_start(state: State, tx_from: Any, tx_to: Any, params: Any) -> State:
     # The division makes a buffer of its own also where the mass is 1: what a state has twice cannot be donated.
     slots['nu_max'] = jax.tree.map(lambda nu: formulas.safe_divide(nu, mass), slots['nu'])
   _check_complex(slots, fresh.slots)
-  return State(state.count, jax.tree.map(lambda x, y: x.astype(y.dtype), slots, fresh.slots), ages)
+  slots = jax.tree.map(lambda x, y: x.astype(y.dtype), slots, fresh.slots)
+  return convert_state(State(state.count, slots, ages), plain, tx_to, params)
 
 
 # What recipes mean by their slots.

@@ -13,6 +13,7 @@ from belief_optax.pieces.moments import (
   second_moment,
 )
 from belief_optax.pieces.outer import complex_as_reals, lookahead
+from belief_optax.pieces.rounding import round_updates
 from belief_optax.pieces.whole import cautious, centralize
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
   'precondition',
   'raw_mean',
   'rectify',
+  'round_updates',
   'running_max',
   'scale',
   'scale_by_learning_rate',

@@ -44,7 +44,7 @@ class lookahead(Line):
 
   @property
   def slots(self) -> tuple[Slot, ...]:
-    return (Slot('slow', fill='params'),)
+    return (Slot('slow', fill='params', exact=True),)
 
   def scalars(self, now: Now) -> Any:
     return now.step % self.k == 0, now(self.alpha)

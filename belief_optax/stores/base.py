@@ -1,0 +1,213 @@
+"""The protocol of a store, and the stores that keep floating point numbers as they are."""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from belief_optax.slots import Slot
+
+Group = tuple[Slot, ...]
+Dither = Callable[[int], tuple[jax.Array, jax.Array]]
+Kept = tuple[jax.Array, ...]  # what is kept of one parameter
+
+
+class Route(NamedTuple):
+  """Which slots are kept together, and by which store.
+
+  Attributes:
+    keys: under which `State.slots` holds the parts of what is kept.
+    store: the store.
+    group: the slots.
+  """
+
+  keys: tuple[str, ...]
+  store: 'Store'
+  group: Group
+
+
+def bundle(values: Sequence[jax.Array]) -> jax.Array:
+  """Real or complex arrays of one shape as one: the array itself or, of several, with a last axis over their reals."""
+  if len(values) == 1:
+    return values[0]
+  parts = [part for x in values for part in ((x.real, x.imag) if jnp.iscomplexobj(x) else (x,))]
+  return jnp.stack(parts, -1)
+
+
+def unbundle(group: Group, kept: jax.Array) -> Sequence[jax.Array]:
+  """The arrays of a bundle, one for each slot."""
+  if len(group) == 1:
+    return (kept,)
+  parts = iter(jnp.moveaxis(kept, -1, 0))
+  pairs = kept.shape[-1] - len(group)  # how many slots are complex: none, all, or those that are not real
+  pair = lambda slot: pairs == len(group) or (pairs and not slot.real)
+  return [jax.lax.complex(next(parts), next(parts)) if pair(slot) else next(parts) for slot in group]
+
+
+@dataclasses.dataclass(frozen=True)
+class Store:
+  """How slots are kept between the steps: a value with three functions on what is kept of ONE parameter.
+
+  What is kept is a tuple of arrays, of which each stands in a tree of its own in `State.slots`, with the structure of
+  the parameters. To write a store, subclass this as a frozen dataclass:
+
+  - `parts` names the arrays: the first, `''`, has the parameter's shape, and others may have one that divides it;
+  - `init` makes what is kept of the first values;
+  - `load` makes the values of it, at the beginning of a step;
+  - `save` makes what is kept of the new values, with the types that the old one had. Where it rounds, `rounds` says so,
+    and the rest of the step is taken with what `load` makes of it.
+
+  This class keeps the values as they are, and `save` casts them to what `init` has chosen. All algorithms,
+  `decode_state`, `convert_state` and tools that map over a state then work as with the stores of this package.
+
+  Example:
+    >>> import dataclasses, belief_optax as bo, jax.numpy as jnp
+    >>> @dataclasses.dataclass(frozen=True)
+    ... class Short(bo.stores.Store):  # bfloat16, rounded to nearest: enough for a mean at b1 = 0.9
+    ...   def init(self, group, values, p, on):
+    ...     return (values[0].astype(jnp.bfloat16),)
+    ...   def rounds(self, group, kept):
+    ...     return True
+    >>> tx = bo.adam(1e-3, store={'mu': Short()})
+    >>> tx.init(jnp.ones(3)).slots['mu'].dtype.name
+    'bfloat16'
+  """
+
+  @property
+  def where(self) -> Any:
+    """The leaves to which it applies: a mask, or None for all."""
+    return None
+
+  def groups(self, slots: Group) -> Iterable[Group]:
+    """Which slots are kept together."""
+    return ((slot,) for slot in slots)
+
+  def parts(self, group: Group) -> tuple[str, ...]:
+    """The names of the arrays that are kept of a group."""
+    return ('',)
+
+  def init(self, group: Group, values: Sequence[jax.Array], p: Any, on: bool) -> Kept:
+    """What is kept of the first values; `on` is what the mask says of the parameter p."""
+    return (bundle(values),)
+
+  def rounds(self, group: Group, kept: Kept) -> bool:
+    """Whether `save` rounds what this holds; raises where a store like this one has not made it."""
+    return False
+
+  def misfit(self, group: Group, kept: Kept) -> TypeError:
+    """The error that says that a state was made by another store."""
+    names, held = ' and '.join(slot.name for slot in group), ', '.join(f'{x.dtype.name}{list(x.shape)}' for x in kept)
+    return TypeError(f'{self!r} has not made the state of {names}, which holds {held}: see `convert_state`.')
+
+  def load(self, group: Group, kept: Kept) -> Sequence[jax.Array]:
+    """The values of a group."""
+    return unbundle(group, kept[0])
+
+  def save(self, group: Group, values: Sequence[jax.Array], kept: Kept, dither: Dither) -> Kept:
+    """What is kept of new values. `dither(i)` gives two arrays of uint32, uniform and even over the steps."""
+    return (bundle(values).astype(kept[0].dtype), *kept[1:])
+
+  def routes(self, slots: Group) -> tuple[Route, ...]:
+    """Where each slot is kept."""
+    own = next((slot for slot in slots if slot.dtype is not None and not slot.exact), None)
+    if own is not None and type(self) is not Float32:
+      raise ValueError(f'{own.name} has a dtype of its own, {own.dtype.name}: leave that out, or store={self!r}.')
+    grouped = self.groups(tuple(slot for slot in slots if not slot.exact))
+    routes = [Route(self._keys(group), self, group) for group in grouped]
+    return (*routes, *(Route((slot.name,), FLOAT32, (slot,)) for slot in slots if slot.exact))
+
+  def _keys(self, group: Group) -> tuple[str, ...]:
+    name = '+'.join(slot.name for slot in group)
+    return tuple(f'{name}.{part}' if part else name for part in self.parts(group))
+
+
+@dataclasses.dataclass(frozen=True)
+class Float32(Store):
+  """Keeps float32, or wider where a parameter is wider, and a slot that has a dtype of its own in that: the default."""
+
+  def rounds(self, group: Group, kept: Kept) -> bool:
+    if kept[0].dtype != group[0].dtype and not is_wide(kept[0]):
+      raise self.misfit(group, kept)
+    return False
+
+
+def is_wide(x: jax.Array) -> bool:
+  """Whether an array has float32, complex64 or wider: what every store may leave uncoded."""
+  return jnp.issubdtype(x.dtype, jnp.inexact) and jnp.finfo(x.dtype).bits >= 32
+
+
+FLOAT32 = Float32()
+
+
+@dataclasses.dataclass(frozen=True, init=False, repr=False)
+class PerSlot(Store):
+  """A store for each slot, by name.
+
+  Attributes:
+    default: the store of the slots that are not named.
+    named: the stores of the others.
+
+  Example:
+    >>> import belief_optax as bo, jax.numpy as jnp
+    >>> tx = bo.adam(1e-3, store=bo.stores.PerSlot(mu='bfloat16'))
+    >>> state = tx.init({'w': jnp.zeros((128, 64))})
+    >>> state.slots['mu']['w'].dtype.name, state.slots['nu']['w'].dtype.name
+    ('bfloat16', 'float32')
+  """
+
+  default: Store
+  named: tuple[tuple[str, Store], ...]
+
+  def __init__(self, default: Any = 'float32', **named: Any) -> None:
+    object.__setattr__(self, 'default', resolve('default', default))
+    object.__setattr__(self, 'named', tuple((name, resolve(name, store)) for name, store in sorted(named.items())))
+
+  def __repr__(self) -> str:
+    named = ''.join(f', {name}={store!r}' for name, store in self.named)
+    return f'PerSlot({self.default!r}{named})'
+
+  def routes(self, slots: Group) -> tuple[Route, ...]:
+    stores = dict(self.named)
+    unknown = set(stores) - {slot.name for slot in slots}
+    if unknown:
+      known = ', '.join(slot.name for slot in slots)
+      raise ValueError(f'store names {", ".join(sorted(unknown))}, but the slots are: {known}.')
+    shares: dict[Store, list[Slot]] = {}
+    for slot in slots:
+      shares.setdefault(stores.get(slot.name, self.default), []).append(slot)
+    return tuple(route for store, share in shares.items() for route in store.routes(tuple(share)))
+
+
+STORES: dict[str, Callable[[], Store]] = {'float32': Float32}
+
+
+def resolve(name: str, store: Any) -> Store:
+  """Returns the store that an argument means, or raises an error that lists the choices.
+
+  Args:
+    name: the argument's name, for the error message.
+    store: a store, the name of one, or a mapping from slots to either.
+
+  Returns:
+    The store.
+
+  Raises:
+    ValueError: if a name is unknown.
+    TypeError: if it is none of these.
+
+  Example:
+    >>> from belief_optax import stores
+    >>> stores.resolve('store', {'nu': 'int8'})
+    PerSlot(Float32(), nu=Int8(min_size=4096, mask=None))
+  """
+  if isinstance(store, Store):
+    return store
+  if isinstance(store, Mapping):
+    return PerSlot(**store)
+  if isinstance(store, str) and store in STORES:
+    return STORES[store]()
+  error = ValueError if isinstance(store, str) else TypeError
+  choices = ', '.join(map(repr, STORES))
+  raise error(f'{name} must be one of {choices}, a Store or a mapping from slots to either, got {store!r}.')
