@@ -4,9 +4,12 @@ VENV := .venv
 OLDEST := .venv-oldest
 PARITY := .venv-parity
 PY := $(VENV)/bin/python
-PYTEST := -m pytest -n 2 --dist loadgroup -m 'not slow and not parity' -q
+# Compiling what is never imported takes half of the time of an installation.
+INSTALL := pip install --quiet --disable-pip-version-check --no-compile
+# The tests of a file run in one process: they share compiled steps.
+PYTEST := -m pytest -n 2 --dist loadfile -q
 
-.PHONY: demo test lint test-newest test-oldest test-slow parity record ledger bench format clean
+.PHONY: demo test lint test-newest test-oldest test-oldest-all test-slow parity record ledger bench bench-precision format clean
 
 demo: $(VENV)/.examples
 	$(PY) examples/digits.py
@@ -19,11 +22,15 @@ lint: $(VENV)/.dev
 	$(VENV)/bin/pyright --pythonpath $(PY)
 
 test-newest: $(VENV)/.dev
-	$(PY) $(PYTEST)
+	$(PY) $(PYTEST) -m 'not slow and not parity'
 
-# The same tests with the oldest versions that pyproject.toml admits; the ledger is a matter of numbers, not of versions.
+# With the oldest versions that pyproject.toml admits. What an option of an algorithm asks of JAX the plain one asks too, and
+# the ledger is a matter of numbers, not of versions: without both it takes a third of the time.
 test-oldest: $(OLDEST)/.test
-	$(OLDEST)/bin/python $(PYTEST) --ignore tests/parity
+	$(OLDEST)/bin/python $(PYTEST) -m 'not slow and not parity and not variant' --ignore tests/parity
+
+test-oldest-all: $(OLDEST)/.test
+	$(OLDEST)/bin/python $(PYTEST) -m 'not slow and not parity'
 
 test-slow: $(VENV)/.dev
 	$(PY) -m pytest -m slow
@@ -42,6 +49,9 @@ ledger: $(PARITY)/.peers
 bench: $(VENV)/.dev
 	$(PY) -m benchmarks.step
 
+bench-precision: $(VENV)/.dev
+	$(PY) -m benchmarks.precision
+
 format: $(VENV)/.dev
 	$(VENV)/bin/ruff format .
 	$(VENV)/bin/ruff check --fix .
@@ -58,21 +68,21 @@ $(OLDEST)/bin/python:
 
 # A stamp per extra: a second call installs nothing.
 $(VENV)/.%: pyproject.toml | $(VENV)/bin/python
-	$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[$*]'
+	$(PY) -m $(INSTALL) --editable '.[$*]'
 	touch $@
 
 $(OLDEST)/.test: pyproject.toml oldest.txt | $(OLDEST)/bin/python
-	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check --constraint oldest.txt --editable '.[test]'
+	$(OLDEST)/bin/python -m $(INSTALL) --constraint oldest.txt --editable '.[test]'
 	touch $@
 
 $(PARITY)/bin/python:
 	$(PYTHON) -m venv $(PARITY)
 
 $(PARITY)/.parity: pyproject.toml | $(PARITY)/bin/python
-	$(PARITY)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[parity]'
+	$(PARITY)/bin/python -m $(INSTALL) --editable '.[parity]'
 	touch $@
 
 $(PARITY)/.peers: tests/parity/peers.txt | $(PARITY)/.parity
-	grep -v '^#' tests/parity/peers.txt | xargs -P 2 -I{} $(PARITY)/bin/python -m pip install --quiet \
-	  --disable-pip-version-check --no-deps --upgrade --target '$(PARITY)/peers/{}' '{}'
+	grep -v '^#' tests/parity/peers.txt | xargs -P 2 -I{} $(PARITY)/bin/python -m $(INSTALL) \
+	  --no-deps --upgrade --target '$(PARITY)/peers/{}' '{}'
 	touch $@
