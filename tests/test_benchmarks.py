@@ -3,6 +3,7 @@
 import json
 import math
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -12,8 +13,8 @@ ROOT = pathlib.Path(__file__).parents[1]
 OURS, BELIEF, ADAM = 'belief_optax.adabelief', 'optax.adabelief', 'optax.adam'
 
 
-def run(*arguments):
-  command = [sys.executable, '-m', 'benchmarks.step', *map(str, arguments)]
+def run(*arguments, benchmark='step'):
+  command = [sys.executable, '-m', f'benchmarks.{benchmark}', *map(str, arguments)]
   return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
@@ -116,3 +117,124 @@ def test_wrong_value_ends_the_program_with_2():
   assert done.returncode == 2
   assert 'unrecognized arguments: --bogus' in done.stderr
   assert 'Traceback' not in done.stderr
+
+
+# Precision.
+
+STORES = ['float32', 'bfloat16', 'packed16', 'int8', 'int4']
+SECTIONS = ['bytes', 'freeze', 'codes', 'training', 'parameters', 'speed']
+
+
+@pytest.fixture(scope='module')
+def precision(tmp_path_factory):
+  out = tmp_path_factory.mktemp('precision')
+  done = run('--quick', '--out', out, benchmark='precision')
+  assert done.returncode == 0, done.stderr
+  (path,) = out.glob('precision-*.json')
+  return out, json.loads(path.read_text())
+
+
+@pytest.fixture
+def report(monkeypatch):
+  monkeypatch.syspath_prepend(ROOT)
+  from benchmarks import precision
+
+  return precision
+
+
+def test_precision_measures_every_section(precision):
+  _, found = precision
+  assert list(found) == SECTIONS
+  for section in found.values():
+    assert section['quick'] is True
+    assert {'date', 'seconds'} <= set(section)
+    assert {'cpu', 'cores', 'versions'} <= set(section['machine'])
+  assert all(math.isfinite(n) for _, n in numbers(found))
+
+
+def test_precision_figures_that_do_not_depend_on_the_clock(precision):
+  _, found = precision
+  rows = found['bytes']['rows']
+  expected = {'float32': 8, 'params': 8, 'bfloat16': 4, 'packed16': 4, 'int8': 2, 'int4': 1}
+  for name, state in expected.items():
+    assert rows[name]['float32'] == pytest.approx(state, abs=0.05), name
+    assert rows[name]['whole'] == pytest.approx(4 + rows[name]['bfloat16'], abs=1e-6), name
+  for of in found['codes']['tensors'].values():
+    assert set(of) == {*STORES[1:], 'plain bfloat16', 'linear int8'}
+    assert of['linear int8']['zeros'] > 0.5
+    assert [name for name in STORES[1:] if of[name]['zeros'] > 0] == []
+    assert [of[name]['short'] < of[other]['short'] for name, other in (('packed16', 'int8'), ('int8', 'int4'))] == [
+      1,
+      1,
+    ]
+  small = found['parameters']['rows']
+  assert small['nearest']['mean'] == 1
+  assert small['split']['mean'] == pytest.approx(0.8, abs=2**-9)
+  assert small['float32']['rms'] < 1e-4
+  assert set(found['speed']['rows']) == {BELIEF, *STORES}
+  assert found['speed']['rows'][BELIEF]['ratio'] == {'median': 1, 'low': 1, 'high': 1}
+
+
+def test_the_text_on_precision_comes_from_the_figures(precision, report):
+  out, found = precision
+  text = (out / 'precision.md').read_text()
+  assert text == report.markdown(found)
+  assert text.count('**Reading.**') == text.count('**--quick: a smoke test, no measurement.**') == len(SECTIONS)
+  plots = re.findall(r'\]\((precision_\w+\.png)\)', text)
+  assert sorted(plots) == sorted(path.name for path in out.glob('*.png'))
+  assert plots == ['precision_freeze.png', 'precision_training.png', 'precision_parameters.png']
+
+
+def test_a_section_is_measured_again_by_itself(report, tmp_path, monkeypatch):
+  """The figures of the others stay, in the order of the text."""
+  times = iter(range(9))
+  section = report.Section('Bytes', lambda _: {'run': next(times)}, lambda s: [f'run {s["run"]}'])
+  monkeypatch.setattr(report, 'SECTIONS', {'one': section, 'two': section._replace(title='Two')})
+  report.main(['--out', str(tmp_path)])
+  report.main(['--out', str(tmp_path), '--sections', 'one'])
+  (path,) = tmp_path.glob('*.json')
+  assert {name: s['run'] for name, s in json.loads(path.read_text()).items()} == {'one': 2, 'two': 1}
+  text = (tmp_path / 'precision.md').read_text()
+  assert text.index('run 2') < text.index('run 1')
+
+
+@pytest.mark.parametrize(
+  ('scores', 'word'),
+  [
+    ([1.0, 2.0, 3.1], 'tie'),
+    ([1.1, 2.1, 3.11], 'worse'),
+    ([0.9, 1.9, 2.89], 'better'),
+    ([1.0, math.nan, 3.0], 'diverges'),
+  ],
+)
+def test_a_difference_is_a_tie_if_its_interval_holds_zero(report, scores, word):
+  assert report.verdict(report.interval([a - b for a, b in zip(scores, [1.0, 2.0, 3.0], strict=True)])) == word
+
+
+def test_an_interval_is_that_of_student(report):
+  mean, half = report.interval([1.0, 2.0, 3.0, 4.0])
+  assert mean == 2.5
+  assert half == pytest.approx(3.182446 * math.sqrt(5 / 3) / 2)  # t of 3 degrees of freedom
+
+
+def test_the_rate_is_chosen_by_validation_and_the_differences_are_paired(report, monkeypatch):
+  """Two seeds; the middle rate is best on validation data, and nothing else is asked of the test data."""
+
+  def train(_task, make, _dtype, rate, drawn):
+    loss = report.jnp.abs(rate - 2) + drawn[0]
+    return {'loss': loss}, {'loss': 10 * drawn[0] + make(rate)}
+
+  monkeypatch.setattr(report, 'train', train)
+  draw = lambda rng, _: (report.np.float32(rng.integers(100)),)
+  task = report.Task('', (1.0, 2.0, 3.0), 1, 2, draw, None, None, None)
+  rows = report.contest(task, {'a': (lambda rate: rate, 'float32'), 'b': (lambda rate: rate + 3, 'float32')})['rows']
+  assert [row['rate'] for row in rows.values()] == [2, 2]
+  assert not any(row['at_edge'] for row in rows.values())
+  assert rows['b']['figures']['loss']['difference'] == (3, 0)
+
+
+def test_unknown_section_is_a_clear_error(report, capsys):
+  with pytest.raises(SystemExit) as stopped:
+    report.main(['--quick', '--sections', 'sped'])
+  assert stopped.value.code == 2
+  assert "argument --sections: invalid choice: 'sped'" in capsys.readouterr().err

@@ -1,0 +1,617 @@
+"""What states and parameters of few bits save and what they cost: bytes, rounding, training, speed.
+
+    python -m benchmarks.precision                     # all sections; about ten minutes
+    python -m benchmarks.precision --sections speed    # some of them; the figures of the others are kept
+    python -m benchmarks.precision --quick             # a smoke test at tiny sizes; seconds
+
+It writes docs/precision.md and its plots from what was measured, section by section, and kept in
+benchmarks/results/precision-<device>.json: no result in that text is typed by hand.
+"""
+
+import argparse
+import dataclasses
+import datetime
+import itertools
+import json
+import pathlib
+import pydoc_data.topics
+import re
+import sys
+import time
+import types
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import matplotlib.pyplot as plt
+import numpy as np
+import optax
+import scipy.stats
+
+import belief_optax as bo
+from belief_optax import stores
+from benchmarks import step as timing
+from benchmarks.step import BELIEF, LR, count, spread, table
+from examples._common import COLORS, digits, directory, save
+
+ROOT = pathlib.Path(__file__).parents[1]
+# min_size=0: every array is coded, however small.
+CODED = {'packed16': stores.Packed16(min_size=0), 'int8': stores.Int8(min_size=0), 'int4': stores.Int4(min_size=0)}
+ROUNDING = {'bfloat16': stores.BFloat16(), **CODED}
+STORES = {'float32': stores.FLOAT32, **ROUNDING}
+METHODS = ('float32', 'nearest', 'stochastic', 'compensated', 'split')
+COLOR = {name: color for names in (STORES, METHODS) for name, color in zip(names, COLORS.values(), strict=False)}
+MEAN, DIFFERENCE = '{:.4f} ± {:.4f}', '{:+.4f} ± {:.4f}'
+SPEED_GOAL = ('packed16', 0.35)
+
+
+def percent(x: float) -> str:
+  return f'{1 + x:,.0f} times' if x >= 10 else f'{100 * x:.0f} %' if x >= 0.0995 else f'{100 * x:.2g} %'
+
+
+def listed(words: Sequence[str]) -> str:
+  return ' and '.join([', '.join(words[:-1]), words[-1]] if len(words) > 1 else words)
+
+
+def as_type(dtype: Any, tree: Any) -> Any:
+  return jax.tree.map(lambda x: x.astype(dtype), tree)
+
+
+def bytes_section(sizes: Any) -> dict[str, Any]:
+  """AdaBelief's state on the real arrays of a GPT-like model, with the stores' own `min_size`."""
+  params = timing.filled(sizes.shapes, seed=0)
+  short, rows = as_type('bfloat16', params), {}
+  for name in stores.base.STORES:
+    tx = bo.adabelief(LR, store=name)
+    whole = short, bo.compose(tx, bo.round_updates('split')).init(short)
+    kept = {'float32': tx.init(params), 'bfloat16': tx.init(short), 'whole': whole}
+    rows[name] = {what: bo.state_bytes(tree) / count(params) for what, tree in kept.items()}
+  leaves, least = jax.tree.leaves(params), stores.Int8().min_size
+  share = count([x for x in leaves if x.size < least]) / count(params)
+  return {'parameters': count(params), 'arrays': len(leaves), 'min_size': least, 'share': share, 'rows': rows}
+
+
+def bytes_text(s: dict[str, Any]) -> list[str]:
+  header = ['bytes per parameter', 'state, float32 parameters', 'state, bfloat16 parameters', 'all, with `split`']
+  rows, whole = s['rows'], {name: row['whole'] for name, row in s['rows'].items()}
+  return [
+    f'{bytes_section.__doc__} {s["parameters"]:,} parameters in {s["arrays"]} arrays. The last column is all that '
+    "training keeps between the steps: bfloat16 parameters, state, and what `round_updates('split')` adds.",
+    table(header, [[name, *(f'{x:.3f}' for x in row.values())] for name, row in rows.items()]),
+    f'**Reading.** Where float32 keeps {4 + rows["float32"]["float32"]:.2f} bytes with its parameters, `split` and '
+    f'bfloat16 parameters keep {listed([f"{whole[n]:.2f} with {n}" for n in ROUNDING])}. '
+    f'{percent(s["share"])} of the parameters stand in arrays of less than {s["min_size"]}: only '
+    'bfloat16 has a code for their moments.',
+  ]
+
+
+FALLS = ('4', '100')
+
+
+def nearest(store: stores.Store) -> stores.Store:
+  """The same codes with plain rounding."""
+
+  class Nearest(type(store)):
+    def save(self, group, values, kept, dither):
+      half = jnp.full(values[0].shape, 2**31, jnp.uint32)
+      return super().save(group, values, kept, lambda _: (half, half))
+
+  return dataclasses.dataclass(frozen=True)(Nearest)(min_size=0)
+
+
+def freeze_section(sizes: Any) -> dict[str, Any]:
+  """The root of the second moment (b2 = 0.999) relative to that of float32, when gradients become smaller."""
+  before, after, every = sizes.falls
+  kept = {name: ROUNDING[name] for name in sizes.rounding}
+  kept |= {f'{name}, plain': nearest(store) for name, store in kept.items()}
+  txs = {name: bo.adam(LR, store=store) for name, store in {'float32': stores.FLOAT32, **kept}.items()}
+  zeros = {fall: jnp.zeros((64, 64)) for fall in FALLS}
+
+  def step(states: Any, t: jax.Array) -> Any:
+    g = jax.random.normal(jax.random.fold_in(jax.random.key(0), t), (64, 64))
+    grads = {fall: jnp.where(t < before, g, g / float(fall)) for fall in FALLS}
+    return {name: tx.update(grads, states[name])[1] for name, tx in txs.items()}, None
+
+  def compare(nu: jax.Array, exact: jax.Array) -> dict[str, jax.Array]:
+    ratio = jnp.sqrt(nu / exact)
+    return {'rms': jnp.sqrt(jnp.mean((ratio - 1) ** 2)), 'curve': jnp.quantile(ratio, jnp.array([0.1, 0.5, 0.9]))}
+
+  def stretch(states: Any, steps: jax.Array) -> Any:
+    states = jax.lax.scan(step, states, steps)[0]
+    nu = {name: bo.decode_state(states[name], tx).slots['nu'] for name, tx in txs.items()}
+    return states, {name: jax.tree.map(compare, nu[name], nu['float32']) for name in kept}
+
+  start = {name: tx.init(zeros) for name, tx in txs.items()}
+  steps = jnp.arange(before + after).reshape(-1, every)
+  found = jax.device_get(jax.jit(lambda: jax.lax.scan(stretch, start, steps)[1])())
+  short = lambda x: {what: values[before // every :].round(4).tolist() for what, values in x.items()}
+  rows = {name: {fall: short(found[name][fall]) for fall in FALLS} for name in kept}
+  return {'before': before, 'after': after, 'every': every, 'elements': 64 * 64, 'rows': rows}
+
+
+def freeze_text(s: dict[str, Any]) -> list[str]:
+  error = lambda name: [s['rows'][name][fall]['rms'] for fall in FALLS]
+  cells = lambda name: [f'{percent(e[-1])}, {percent(max(e))}' for e in error(name)]
+  names, plain = [name for name in ROUNDING if name in s['rows']], ', plain'
+  medians = {name: [m for fall in FALLS for _, m, _ in s['rows'][name][fall]['curve']] for name in names}
+  header = ['rms error: at the end, largest', *(f'{how}fall by {fall}' for how in ('', 'plain, ') for fall in FALLS)]
+  return [
+    f'{freeze_section.__doc__} {s["elements"]} elements see {s["before"]} steps of normal gradients, which are '
+    f'{listed(FALLS)} times smaller in the {s["after"]} steps after. "Plain" is the same code, rounded to nearest.',
+    table(header, [[name, *cells(name), *cells(name + plain)] for name in names]),
+    '![The root of the second moment after gradients fell](precision_freeze.png)',
+    f'**Reading.** In all steps after the fall the error is at most '
+    f'{listed([f"{percent(max(map(max, error(name))))} ({name})" for name in names])}. Rounded plainly it reaches '
+    f'{listed([f"{percent(max(map(max, error(name + plain))))} ({name})" for name in names])}. What the stores lose '
+    'is the distance of their codes, not the way: the median is between '
+    f'{listed([f"{min(m):.2f} and {max(m):.2f} of that of float32 ({name})" for name, m in medians.items()])}.',
+  ]
+
+
+def freeze_plot(s: dict[str, Any]) -> Any:
+  figure, panels = plt.subplots(1, len(FALLS), figsize=(9, 4))
+  steps = np.arange(s['every'], s['after'] + 1, s['every'])
+  for axes, fall in zip(panels, FALLS, strict=True):
+    for name, row in s['rows'].items():
+      store, _, plain = name.partition(', ')
+      low, median, high = np.transpose(row[fall]['curve'])
+      axes.plot(steps, median, '--' if plain else '-', color=COLOR[store], label=name, linewidth=1.3)
+      if not plain:
+        axes.fill_between(steps, low, high, color=COLOR[store], alpha=0.15, linewidth=0)
+    axes.set(title=f'gradients fell by {fall}', xlabel='steps since then', yscale='log')
+    axes.set_yticks(ticks := [0.2, 0.5, 1, 2, 5, 10], ticks)
+    axes.minorticks_off()
+  panels[0].set_ylabel(r"$\sqrt{\nu}$ relative to float32's: median, 10-90 %")
+  figure.legend(*axes.get_legend_handles_labels(), loc='outside right center')
+  return figure
+
+
+LEAST, ROWS, ELEMENTS = 1e-16, 1.5, 2.0  # and standard deviations: of log10 of a row's scale, of log of its elements
+
+
+def linear_int8(nu: jax.Array) -> jax.Array:
+  blocks = nu.reshape(-1, 256)
+  unit = blocks.max(1, keepdims=True) / 255
+  return (jnp.round(blocks / unit) * unit).reshape(nu.shape)
+
+
+def as_kept(store: stores.Store) -> Callable[[jax.Array], jax.Array]:
+  """What a step with g = sqrt(nu) and b2 = 0, so that nu = g^2, leaves of nu: rounded as in training."""
+  tx = bo.compose(bo.first_moment(0.9), bo.second_moment(0.0), store=store)
+  return lambda nu: bo.decode_state(tx.update(jnp.sqrt(nu), tx.init(nu))[1], tx).slots['nu']
+
+
+def code_errors(kept: np.ndarray, truth: np.ndarray) -> dict[str, float]:
+  off = np.sqrt(kept / truth) - 1
+  median, p99, worst = np.quantile(np.abs(off), (0.5, 0.99, 1.0)).tolist()
+  return {'median': median, 'p99': p99, 'worst': worst, 'short': float(-off.min()), 'zeros': float(np.mean(kept == 0))}
+
+
+def codes_section(sizes: Any) -> dict[str, Any]:
+  """The root of a second moment that was kept once, relative to the exact root."""
+  coders = {name: as_kept(store) for name, store in ROUNDING.items()}
+  coders |= {'plain bfloat16': lambda nu: nu.astype(jnp.bfloat16), 'linear int8': linear_int8}
+  exact, found = as_kept(stores.FLOAT32), {}
+  draw, shape = np.random.default_rng(0), (sizes.side, sizes.side)
+  normal = 10.0 ** draw.normal(-8, ROWS, (sizes.side, 1)) * np.exp(draw.normal(0, ELEMENTS, shape))
+  for title, values in {'log-uniform': LEAST ** draw.uniform(size=shape), 'log-normal rows': normal}.items():
+    nu = jnp.asarray(values, jnp.float32)
+    truth = np.asarray(exact(nu), np.float64)
+    found[title] = {n: code_errors(np.asarray(code(nu), np.float64), truth) for n, code in coders.items()}
+  return {'elements': sizes.side**2, 'tensors': found}
+
+
+def codes_text(s: dict[str, Any]) -> list[str]:
+  of, keys = s['tensors'], ('median', 'p99', 'worst', 'short', 'zeros')
+  header = ['error of the root', 'median', '99 of 100', 'worst', 'too small', 'zeros']
+  lines = []
+  for title, rows in of.items():
+    lines += [f'**{title}**', table(header, [[n, *(percent(row[k]) for k in keys)] for n, row in rows.items()])]
+  worst = lambda key: listed([f'{percent(max(rows[n][key] for rows in of.values()))} ({n})' for n in ROUNDING])
+  ninety_nine = listed([f'{percent(of["log-normal rows"][n]["p99"])} ({n})' for n in ROUNDING])
+  zeros = max(rows[n]['zeros'] for rows in of.values() for n in ROUNDING)
+  return [
+    f'{codes_section.__doc__} {s["elements"]:,} numbers, each anywhere in {LEAST:g} .. 1 with even logarithms, and '
+    f'as many in rows whose scales are log-normal (a factor of {10**ROWS:.0f} to a standard deviation) with log-normal '
+    f'elements ({np.exp(ELEMENTS):.1f}). The stores round with their dither; the last two rows round to nearest, '
+    'linear int8 in blocks of 256. "Too small": the most by which a root falls short, the side on which a step grows.',
+    *lines,
+    f'**Reading.** {"No store keeps a zero" if zeros == 0 else f"Stores keep {percent(zeros)} zeros"}; linear int8 '
+    f'makes {listed([percent(rows["linear int8"]["zeros"]) for rows in of.values()])} of the numbers zero. No root is '
+    f'kept too small by more than {worst("short")}. On log-normal rows 99 of 100 are off by at most {ninety_nine}. Not '
+    f'reached: small errors for tensors whose neighbours have nothing in common. The worst are {worst("worst")}: '
+    'codes relative to a tile reach so far below its largest number, and keep what is smaller as their least one. Such '
+    'a root is too large, and the step too short.',
+  ]
+
+
+# Training: the tasks.
+
+CONTEXT, WIDTH, HEADS = 32, 32, 2
+WIDE = (1e-2, 3e-2, 1e-1, 3e-1)
+
+
+class Task(NamedTuple):
+  """What is trained. A seed draws the start and the batches, so that all optimizers of a seed meet the same."""
+
+  title: str
+  rates: tuple[float, ...]
+  steps: int
+  seeds: int
+  draw: Callable[[np.random.Generator, int], Any]  # steps -> start, batches (x, y), validation (x, y), test (x, y)
+  model: Callable[[Any, Any], jax.Array]  # parameters, x -> output
+  loss: Callable[[jax.Array, Any], jax.Array]  # output, y
+  scores: Callable[[jax.Array, Any], dict[str, jax.Array]]  # the lower the better; the first one chooses the rate
+
+
+def weights(draw: np.random.Generator, *shape: int) -> np.ndarray:
+  return np.float32(draw.normal(size=shape) * (2 / shape[0]) ** 0.5)
+
+
+def layers(draw: np.random.Generator, *sizes: int) -> list[dict[str, np.ndarray]]:
+  return [{'w': weights(draw, a, b), 'b': np.zeros(b, np.float32)} for a, b in itertools.pairwise(sizes)]
+
+
+def perceptron(p: Any, x: Any) -> jax.Array:
+  for layer in p[:-1]:
+    x = jax.nn.relu(x @ layer['w'] + layer['b'])
+  return x @ p[-1]['w'] + p[-1]['b']
+
+
+def cross_entropy(logits: jax.Array, labels: Any) -> jax.Array:
+  return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+
+
+def digits_task() -> Task:
+  images, labels, *test = map(np.asarray, digits())
+
+  def draw(rng: np.random.Generator, steps: int) -> Any:
+    start, take = layers(rng, 64, 64, 64, 10), rng.integers(1000, size=(steps, 64))
+    return start, (images[take], labels[take]), (images[1000:], labels[1000:]), tuple(test)
+
+  def scores(logits: jax.Array, labels: Any) -> dict[str, jax.Array]:
+    wrong = 100 * (logits.argmax(-1) != labels).mean()
+    return {'cross entropy': cross_entropy(logits, labels), 'errors, %': wrong}
+
+  title = 'a perceptron 64-64-64-10 on 1000 handwritten digits, batches of 64'
+  return Task(title, WIDE, 500, 12, draw, perceptron, cross_entropy, scores)
+
+
+def teacher_task(*hidden: int) -> Task:
+  student = (16, *hidden, 1)
+
+  def draw(rng: np.random.Generator, steps: int) -> Any:
+    start, teacher = layers(rng, *student), layers(rng, 16, 16, 1)
+    inputs = [np.float32(rng.normal(size=(*size, 16))) for size in ((steps, 64), (4096,), (4096,))]
+    return start, *((x, np.asarray(perceptron(teacher, x))) for x in inputs)
+
+  loss = lambda output, y: jnp.mean((output - y) ** 2)
+  scores = lambda output, y: {'log10 of the unexplained share': jnp.log10(loss(output, y) / y.var())}
+  title = f'a perceptron {"-".join(map(str, student))} learns a random one of each seed, 16-16-1, fresh batches of 64'
+  return Task(title, WIDE, 1000, 12, draw, perceptron, loss, scores)
+
+
+def transformer(p: Any, x: jax.Array) -> jax.Array:
+  h = p['embedding'][x] + p['positions']
+  qkv = jax.nn.standardize(h) @ p['qkv']
+  q, k, v = jnp.split(qkv.reshape(*x.shape, 3 * HEADS, WIDTH // HEADS), 3, axis=-2)
+  h = h + jax.nn.dot_product_attention(q, k, v, is_causal=True).reshape(h.shape) @ p['out']
+  h = h + jax.nn.relu(jax.nn.standardize(h) @ p['up']) @ p['down']
+  return jax.nn.standardize(h) @ p['head']
+
+
+def letters_task() -> Task:
+  topics = pydoc_data.topics.topics
+  alphabet, text = np.unique(list('\n'.join(topics[name] for name in sorted(topics))), return_inverse=True)
+  train, *held_out = np.split(np.int32(text), [len(text) * 8 // 10, len(text) * 9 // 10])
+  shapes = {'embedding': (len(alphabet), WIDTH), 'positions': (CONTEXT, WIDTH), 'qkv': (WIDTH, 3 * WIDTH)}
+  shapes |= {'out': (WIDTH, WIDTH), 'up': (WIDTH, 4 * WIDTH), 'down': (4 * WIDTH, WIDTH)}
+  shapes['head'] = (WIDTH, len(alphabet))
+
+  def windows(part: np.ndarray, starts: np.ndarray) -> Any:
+    window = part[starts[..., None] + np.arange(CONTEXT + 1)]
+    return window[..., :-1], window[..., 1:]
+
+  def draw(rng: np.random.Generator, steps: int) -> Any:
+    start = {name: weights(rng, *shape) for name, shape in shapes.items()}
+    batches = windows(train, rng.integers(len(train) - CONTEXT, size=(steps, 8)))
+    return start, batches, *(windows(x, np.linspace(0, len(x) - CONTEXT - 1, 512).astype(int)) for x in held_out)
+
+  scores = lambda logits, y: {'nats per character': cross_entropy(logits, y)}
+  title = f'a transformer of 1 layer, width {WIDTH} and context {CONTEXT} on the {len(text):,} characters '
+  title += f'({len(alphabet)} distinct) of pydoc_data.topics, Python {sys.version.split()[0]}, batches of 8'
+  return Task(title, WIDE[:3], 1000, 6, draw, transformer, cross_entropy, scores)
+
+
+TASKS = {'digits': digits_task, 'teacher': lambda: teacher_task(64, 64), 'letters': letters_task}
+
+
+def train(task: Task, make: Callable[[Any], Any], dtype: str, rate: jax.Array, drawn: Any) -> tuple[Any, Any]:
+  """The scores on validation and test data after training along a cosine that ends at 0."""
+  start, batches, *held_out = drawn
+  params, steps = as_type(dtype, start), len(batches[0])
+  output = lambda p, x: task.model(as_type('float32', p), x)
+
+  def step(carry: Any, now: Any) -> Any:
+    (params, state), (t, (x, y)) = carry, now
+    grads = jax.grad(lambda p: task.loss(output(p, x), y))(params)
+    updates, state = make(rate * (1 + jnp.cos(jnp.pi * t / steps)) / 2).update(grads, state, params)
+    return (optax.apply_updates(params, updates), state), None
+
+  params, _ = jax.lax.scan(step, (params, make(rate).init(params)), (jnp.arange(steps), batches))[0]
+  validation, test = (task.scores(output(params, x), y) for x, y in held_out)
+  return validation, test
+
+
+def contest(task: Task, makers: dict[str, tuple[Callable[[Any], Any], str]]) -> dict[str, Any]:
+  """Each optimizer at its best rate; all are compared with the first one, seed by seed."""
+  drawn = [task.draw(np.random.default_rng(seed), task.steps) for seed in range(task.seeds)]
+  drawn = jax.tree.map(lambda *x: np.stack(x), *drawn)
+  rows: dict[str, Any] = {}
+  for name, (make, dtype) in makers.items():
+    # One program, one training after the other: as fast as vmap on two cores, and compiled in half the time.
+    each = lambda rate, drawn, of=(task, make, dtype): jax.lax.map(lambda one: train(*of, rate, one), drawn)
+    program = jax.jit(lambda rates, drawn, each=each: jax.lax.map(lambda rate: each(rate, drawn), rates))
+    validation, test = jax.device_get(program(jnp.array(task.rates), drawn))
+    best = int(np.nan_to_num(next(iter(validation.values())).mean(1), nan=np.inf).argmin())
+    rows[name] = {'rate': task.rates[best], 'at_edge': best in (0, len(task.rates) - 1)}
+    rows[name]['figures'] = {figure: {'scores': x[best].tolist()} for figure, x in test.items()}
+  first = next(iter(rows.values()))['figures']
+  for row in rows.values():
+    for figure, of in row['figures'].items():
+      differences = np.subtract(of['scores'], first[figure]['scores'])
+      of |= {'mean': interval(of['scores']), 'difference': interval(differences)}
+  facts = {'title': task.title, 'rates': task.rates, 'steps': task.steps, 'seeds': task.seeds}
+  return {**facts, 'parameters': count(drawn[0]) // task.seeds, 'rows': rows}
+
+
+def interval(values: Sequence[float]) -> tuple[float, float]:
+  """The mean and half the width of its 95 % confidence interval."""
+  half = scipy.stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / len(values) ** 0.5
+  return float(np.mean(values)), float(half)
+
+
+def verdict(difference: tuple[float, float]) -> str:
+  """Of a difference with its interval, where less is better."""
+  mean, half = difference
+  if not np.isfinite(mean):
+    return 'diverges'
+  return 'tie' if abs(mean) <= half else 'worse' if mean > 0 else 'better'
+
+
+def contest_lines(name: str, s: dict[str, Any]) -> list[str]:
+  first = next(iter(s['rows']))
+  header = ['', 'best rate']
+
+  def cells(row: dict[str, Any]) -> Iterator[str]:
+    for of in row['figures'].values():
+      yield MEAN.format(*of['mean'])
+      yield from (
+        ('', '') if row is s['rows'][first] else (DIFFERENCE.format(*of['difference']), verdict(of['difference']))
+      )
+
+  for figure in s['rows'][first]['figures']:
+    header += [figure, f'minus {first}', 'verdict']
+  edge = [name for name, row in s['rows'].items() if row['at_edge']]
+  rates = ', '.join(f'{rate:g}' for rate in s['rates'])
+  return [
+    f'**{name}**: {s["title"]}. {s["parameters"]:,} parameters, {s["steps"]} steps, {s["seeds"]} seeds, rates {rates}.'
+    + (f' The best rate is at the edge of this grid for {listed(edge)}.' if edge else ''),
+    table(header, [[name, f'{row["rate"]:g}', *cells(row)] for name, row in s['rows'].items()]),
+  ]
+
+
+def contest_reading(tasks: dict[str, Any]) -> str:
+  cases: dict[str, list[str]] = {}
+  for task, s in tasks.items():
+    for name, row in list(s['rows'].items())[1:]:
+      for figure, of in row['figures'].items():
+        case = f'{name} on {task} ({figure} {DIFFERENCE.format(*of["difference"])})'
+        cases.setdefault(verdict(of['difference']), []).append(case)
+  total = sum(map(len, cases.values()))
+  ties = len(cases.pop('tie', ()))
+  others = ''.join(f'; {word}: {listed(cases[word])}' for word in cases)
+  said = f'{ties} of {total} differences are ties: their intervals hold 0{others}. '
+  return said + f'Of {total} such intervals {0.05 * total:.1f} are expected to miss 0 by chance.'
+
+
+def contest_plot(s: dict[str, Any]) -> Any:
+  panels = [(task, f) for task, of in s['tasks'].items() for f in next(iter(of['rows'].values()))['figures']]
+  figure, grid = plt.subplots(1, len(panels), figsize=(2.6 * len(panels) + 1, 2.6), squeeze=False, sharey=True)
+  for axes, (task, what) in zip(grid[0], panels, strict=True):
+    (first, _), *rows = s['tasks'][task]['rows'].items()
+    for i, (name, row) in enumerate(rows):
+      mean, half = row['figures'][what]['difference']
+      axes.errorbar(mean, i, xerr=half, fmt='o', capsize=3, color=COLOR[name])
+    axes.axvline(0, color='black', linewidth=0.8)
+    axes.set(title=task, xlabel=f'{what},\nminus {first}', ylim=(len(rows) - 0.5, -0.5))
+    axes.set_yticks(range(len(rows)), [name for name, _ in rows])
+    axes.locator_params(axis='x', nbins=4)
+  return figure
+
+
+def training_section(sizes: Any) -> dict[str, Any]:
+  """AdaBelief with each store, every array coded (`min_size=0`), on small tasks."""
+  make = lambda store: lambda rate: bo.adabelief(rate, store=store)
+  makers = {name: (make(STORES[name]), 'float32') for name in ('float32', *sizes.rounding)}
+  return {'tasks': {name: contest(make_task(), makers) for name, make_task in sizes.tasks.items()}}
+
+
+def training_text(s: dict[str, Any]) -> list[str]:
+  return [
+    f'{training_section.__doc__} All stores have the same grid of learning rates, which fall to 0 along a cosine; the '
+    'rate is the best by the mean of the seeds on validation data, the figures are those of the test data. A seed is a '
+    'start and its batches, the same for every store. Means with 95 % confidence intervals (t); the differences are '
+    'paired by seeds; less is better.',
+    *(line for name, of in s['tasks'].items() for line in contest_lines(name, of)),
+    '![Differences to float32](precision_training.png)',
+    f'**Reading.** {contest_reading(s["tasks"])}',
+  ]
+
+
+def rounding_by(method: str, tx: bo.Recipe) -> tuple[optax.GradientTransformation, str]:
+  """An optimizer of which an update is rounded so, and the type of its parameters."""
+  if method in ('float32', 'nearest'):
+    return tx, 'float32' if method == 'float32' else 'bfloat16'
+  return bo.compose(tx, bo.round_updates(method)), 'bfloat16'
+
+
+def small_steps(method: str, steps: int = 200) -> dict[str, float]:
+  """Adam goes down from 1 with a constant gradient."""
+  tx, dtype = rounding_by(method, bo.adam(LR))
+
+  def step(_: int, carry: Any) -> Any:
+    updates, state = tx.update(jnp.ones_like(carry[0]), carry[1], carry[0])
+    return optax.apply_updates(carry[0], updates), state
+
+  p = jnp.ones(4096, dtype)
+  values = np.asarray(jax.jit(lambda *start: jax.lax.fori_loop(0, steps, step, start))(p, tx.init(p))[0], np.float64)
+  error = float(np.sqrt(np.mean((values - (1 - steps * LR)) ** 2)))
+  return {'steps': steps, 'mean': float(values.mean()), 'deviation': float(values.std()), 'rms': error}
+
+
+def parameters_section(sizes: Any) -> dict[str, Any]:
+  """How an update is rounded into parameters of bfloat16."""
+  make = lambda method: lambda rate: rounding_by(method, bo.adabelief(rate))[0]
+  makers = {method: (make(method), rounding_by(method, bo.adam(LR))[1]) for method in sizes.methods}
+  tasks = {name: contest(make_task(), makers) for name, make_task in sizes.bf16_tasks.items()}
+  return {'rows': {method: small_steps(method) for method in sizes.methods}, 'tasks': tasks}
+
+
+def parameters_text(s: dict[str, Any]) -> list[str]:
+  rows, apart = s['rows'], float(jnp.finfo(jnp.bfloat16).eps) / 2
+  steps = rows['float32']['steps']
+  header = ['', 'mean', 'deviation', f'rms distance from {1 - steps * LR:g}']
+  cells = lambda row: [f'{row[key]:.5f}' for key in ('mean', 'deviation', 'rms')]
+  others = [f'{row["rms"]:.5f} ({name})' for name, row in rows.items() if name not in ('float32', 'nearest')]
+  return [
+    f'{parameters_section.__doc__} `nearest` is what `optax.apply_updates` does by itself, the others are the methods '
+    f'of `bo.round_updates`. {small_steps.__doc__} {steps} steps of {LR:g}; bfloat16 has one number in {apart:.5f}.',
+    table(header, [[name, *cells(row)] for name, row in rows.items()]),
+    'AdaBelief with moments in float32, trained as in the section on training: parameters and gradients are bfloat16, '
+    'the model computes in float32, and is scored with its bfloat16 parameters.',
+    *(line for name, of in s['tasks'].items() for line in contest_lines(name, of)),
+    '![Differences to float32](precision_parameters.png)',
+    f'**Reading.** Rounded to nearest the parameters end {rows["nearest"]["rms"]:.5f} away; with the methods '
+    f'{listed(others)}, of which {apart / 2:.5f} at the most is due to bfloat16 itself. In training, '
+    f'{contest_reading(s["tasks"])}',
+  ]
+
+
+def speed_section(sizes: Any) -> dict[str, Any]:
+  """A jitted `step(params, state, grads) -> (params, state)`, params and state donated."""
+  shapes = timing.flat_tree(sizes.size, 8)
+  grads, rows, runs = timing.filled(shapes, seed=0), {}, {}
+
+  def stepping(compiled: Callable[..., Any], data: list[Any]) -> Callable[[], dict[str, float]]:
+    def run() -> dict[str, float]:
+      seconds, data[:] = timing.timed(lambda: compiled(*data, grads))
+      return {'step': seconds}
+
+    return run
+
+  for name, tx in {BELIEF: optax.adabelief(LR), **{n: bo.adabelief(LR, store=n) for n in STORES}}.items():
+    params = timing.filled(shapes, seed=1)
+    compiled, state = timing.compile_step(tx, shapes), tx.init(params)
+    rows[name] = {'state': bo.state_bytes(state) / count(shapes), **timing.program_facts(compiled, shapes)}
+    runs[name] = stepping(compiled, [params, state])
+  sampler = timing.Sampler('speed', runs, sizes.rounds, warm_up=2)
+  for name, row in rows.items():
+    row |= {'ms': sampler.summary(name, 'step'), 'ratio': sampler.ratio(name, BELIEF, 'step')}
+  return {'size': count(shapes), 'rounds': sizes.rounds, 'busy': sampler.other_processes, 'rows': rows}
+
+
+def speed_text(s: dict[str, Any]) -> list[str]:
+  header = ['step', 'ms', f'/ {BELIEF}', 'state, B/param', 'moved as compiled, B/param', 'kernels', 'copies']
+  figures = {'state': '.2f', 'compiled_bytes_per_parameter': '.1f', 'kernels': '', 'copies': ''}
+  cells = lambda row: [spread(row['ms'], 0), spread(row['ratio'], 2), *(f'{row[k]:{f}}' for k, f in figures.items())]
+  ratio = {name: row['ratio']['median'] for name, row in s['rows'].items() if name != BELIEF}
+  (store, goal), busy = SPEED_GOAL, 'an unknown number of' if s['busy'] is None else f'{s["busy"]:.2f}'
+  faster, slower = ([f'{n} ({r:.2f})' for n, r in ratio.items() if (r < 1) == yes] for yes in (True, False))
+  return [
+    f'{speed_section.__doc__} {s["size"]:,} parameters in 8 arrays, {s["rounds"]} interleaved rounds, other processes '
+    f'kept {busy} cores busy. Medians with quartiles; a ratio is taken within each round.',
+    table(header, [[name, *cells(row)] for name, row in s['rows'].items()]),
+    f'**Reading.** The goal, {store} at {goal} of {BELIEF}, was {"" if ratio[store] <= goal else "NOT "}reached: '
+    f'{ratio[store]:.2f}. Faster than {BELIEF}: {listed(faster) or "none"}; not faster: {listed(slower) or "none"}.',
+  ]
+
+
+class Section(NamedTuple):
+  title: str
+  measure: Callable[[Any], dict[str, Any]]
+  text: Callable[[dict[str, Any]], list[str]]
+  plot: Callable[[dict[str, Any]], Any] | None = None
+
+
+SECTIONS = {
+  'bytes': Section('Bytes per parameter', bytes_section, bytes_text),
+  'freeze': Section('Nothing freezes', freeze_section, freeze_text, freeze_plot),
+  'codes': Section('What codes can tell apart', codes_section, codes_text),
+  'training': Section('Training', training_section, training_text, contest_plot),
+  'parameters': Section('Parameters in bfloat16', parameters_section, parameters_text, contest_plot),
+  'speed': Section('Speed', speed_section, speed_text),
+}
+
+
+LINE = {'line': lambda: teacher_task()._replace(steps=3, seeds=2)}
+SIZES: dict[str, tuple[Any, Any]] = {  # of the whole run, and of a smoke test
+  'shapes': (timing.transformer_tree(layers=6, width=256, vocabulary=9216), timing.flat_tree(32_768, 4)),
+  'rounding': (tuple(ROUNDING), ('packed16',)),  # what is followed and trained with, beside float32
+  'falls': ((2000, 4000, 50), (40, 40, 20)),  # steps before the gradients fall, steps after, distance of what is drawn
+  'side': (1024, 64),  # of the tensors that are coded
+  'tasks': (TASKS, LINE),
+  'bf16_tasks': ({name: TASKS[name] for name in ('digits', 'teacher')}, LINE),
+  'methods': (METHODS, ('float32', 'nearest', 'split')),
+  'size': (25_000_000, 8000),  # parameters of a timed step
+  'rounds': (11, 3),
+}
+
+
+def measured(name: str, quick: bool) -> dict[str, Any]:
+  begin, now = time.perf_counter(), datetime.datetime.now(datetime.UTC).isoformat(timespec='minutes')
+  found = SECTIONS[name].measure(types.SimpleNamespace(**{size: pair[quick] for size, pair in SIZES.items()}))
+  facts = {'date': now, 'seconds': round(time.perf_counter() - begin, 1), 'quick': quick}
+  return {**facts, 'machine': timing.describe_machine(), **found}
+
+
+def markdown(report: dict[str, Any]) -> str:
+  lines = [
+    '# Precision: what fewer bits save, and what they cost',
+    'Written by `make bench-precision` from what it measured, which is kept in `benchmarks/results`; '
+    '`python -m benchmarks.precision --sections NAME` measures a section again.',
+  ]
+  for name, s in report.items():
+    machine = s['machine']
+    versions = ', '.join(f'{package} {version}' for package, version in machine['versions'].items())
+    where = f'{s["date"]}, {s["seconds"]:.0f} s on {machine["cores"]} cores, {machine["cpu"]}, {versions}'
+    note = '**--quick: a smoke test, no measurement.** ' if s['quick'] else ''
+    lines += [f'## {SECTIONS[name].title}', *SECTIONS[name].text(s), f'{note}*{where}*']
+  return '\n\n'.join(lines) + '\n'
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+  parser = argparse.ArgumentParser(prog='benchmarks.precision', description=__doc__.splitlines()[0])
+  parser.add_argument('--quick', action='store_true', help='tiny sizes: a smoke test, no measurement')
+  parser.add_argument('--sections', choices=list(SECTIONS), nargs='+', default=list(SECTIONS))
+  parser.add_argument('--out', type=directory, help='folder (docs and benchmarks/results; with --quick: out/precision)')
+  args = parser.parse_args(argv)
+  if args.quick and args.out is None:  # a smoke test must not take the place of measured results
+    args.out = directory('out/precision')
+  slug = re.sub(r'[^a-z0-9]+', '-', jax.devices()[0].device_kind.lower()).strip('-')
+  results = (args.out or ROOT / 'benchmarks' / 'results') / f'precision-{slug}.json'
+  docs = args.out or ROOT / 'docs'
+  report = json.loads(results.read_text()) if results.exists() and not args.quick else {}
+  for name in args.sections:
+    print(f'{name} ...', file=sys.stderr, flush=True)
+    report[name] = measured(name, args.quick)
+    report = {name: report[name] for name in SECTIONS if name in report}
+    results.write_text(json.dumps(report, separators=(',', ':')) + '\n')
+    (docs / 'precision.md').write_text(markdown(report))
+    if plot := SECTIONS[name].plot:
+      save(plot(report[name]), docs / f'precision_{name}.png')
+
+
+if __name__ == '__main__':
+  main()
