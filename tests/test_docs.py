@@ -9,15 +9,16 @@ import pytest
 from preset_functions import PRESETS
 
 import belief_optax as bo
-from belief_optax import formulas, interop, presets, stores
+from belief_optax import formulas, interop, presets, sharding, stores
 
 
 def _public():
-  """What users call: the names of the package, its stores, the presets with the classes that they take, and interop."""
+  """What users call: of the package, stores, presets with the classes that they take, sharding and interop."""
   classes = {'presets.DialectWarning': presets.DialectWarning, 'presets.labml.WeightDecay': presets.labml.WeightDecay}
   names = {f'bo.{name}': getattr(bo, name) for name in bo.__all__}
   names |= {f'stores.{name}': x for name in stores.__all__ if callable(x := getattr(stores, name))}
   names |= {f'presets.{name}': preset for name, preset in PRESETS.items()} | classes
+  names |= {f'sharding.{name}': getattr(sharding, name) for name in sharding.__all__}
   return names | {f'interop.{name}': getattr(interop, name) for name in interop.__all__}
 
 
