@@ -478,27 +478,27 @@ def _rule(lines: Sequence[Line], routes: Sequence[Route], now: Now) -> tuple[Cal
     ks = structure.unflatten([next(rest) if isinstance(k, jax.Array) else k for k in scalars])
     real = _real_dtype(g, p, carried)
     dither = functools.partial(codes.dither, g.shape, t)
-    kept = {route: tuple(carried[key] for key in route.keys) for route in routes}
-    rounded: dict[Route, Any] = {}
+    kept = {route.keys: tuple(carried[key] for key in route.keys) for route in routes}
+    rounded: dict[tuple[str, ...], Any] = {}
 
     def load(route: Route, kept: Any) -> dict[str, Any]:
       values = route.store.load(route.group, kept)
       return {slot.name: dtypes.widen(value, real) for slot, value in zip(route.group, values, strict=True)}
 
     def save(route: Route, slots: Mapping[str, Any]) -> Any:
-      return route.store.save(route.group, [slots[slot.name] for slot in route.group], kept[route], dither)
+      return route.store.save(route.group, [slots[slot.name] for slot in route.group], kept[route.keys], dither)
 
     def settle(x: Leaf, route: Route) -> Leaf:
-      if not route.store.rounds(route.group, kept[route]):
+      if not route.store.rounds(route.group, kept[route.keys]):
         return x
       # The rest of the step is taken with what is stored. Behind the barrier XLA has no reason to compute it again from
       # the old values, which can so be overwritten where they lie.
-      rounded[route] = jax.lax.optimization_barrier(save(route, x.slots))
-      stored = load(route, rounded[route])
+      rounded[route.keys] = jax.lax.optimization_barrier(save(route, x.slots))
+      stored = load(route, rounded[route.keys])
       swap = lambda estimate: next((new for name, new in stored.items() if x.slots[name] is estimate), estimate)
       return x.keep(**stored).set(u=swap(x.u), mu_hat=swap(x.mu_hat), nu_hat=swap(x.nu_hat))
 
-    slots = {name: value for route in routes for name, value in load(route, kept[route]).items()}
+    slots = {name: value for route in routes for name, value in load(route, kept[route.keys]).items()}
     trees.check_leaf(g, slots)
     wide = jax.tree.map(lambda x: dtypes.widen(x, real), {'g': g, 'p': p})  # None stays None
     wide |= {'stored': p, 'slots': slots}
@@ -507,9 +507,9 @@ def _rule(lines: Sequence[Line], routes: Sequence[Route], now: Now) -> tuple[Cal
       u, after = jax.tree.map(jax.lax.complex, *parts)
     else:
       u, after = steps(active, ks, settle, **wide)
-    after = {route: rounded[route] if route in rounded else save(route, after) for route in routes}
+    after = [(route, rounded.get(route.keys) or save(route, after)) for route in routes]
     u = u if any(line.widens for line in lines) else u.astype(g.dtype)
-    return u, {key: x for route in routes for key, x in zip(route.keys, after[route], strict=True)}
+    return u, {key: x for route, parts in after for key, x in zip(route.keys, parts, strict=True)}
 
   return rule, [k for k in scalars if isinstance(k, jax.Array)]
 
