@@ -241,6 +241,25 @@ def test_no_value_of_a_second_moment_becomes_zero(store, alone):
   assert (nu >= TINY).all()
 
 
+@each_rounding
+@pytest.mark.parametrize('alone', [False, True])
+def test_no_mean_overflows(store, alone):
+  """The largest numbers keep their sign and stay finite, and what is no number stays none, whatever the dither."""
+  group = (MU,) if alone else groups(store)[0]
+  largest = np.asarray([[3.4e38, -3.4e38, 1e38, -1e38] * 4] * 16, np.float32)
+  nan = np.full((16, 16), 2**32 - 1, np.uint32).view(np.float32)  # another bit would make it -0
+
+  def there_and_back(x, r):
+    values = [x, jnp.ones_like(x)][: len(group)]
+    return store.decode(group, store.encode(group, values, constant(r)(x.shape)))[0]
+
+  extremes = jnp.asarray([0, 2**31, 2**32 - 1], jnp.uint32)
+  read = jax.jit(jax.vmap(jax.vmap(there_and_back, (None, 0)), (0, None)))(jnp.stack([largest, nan]), extremes)
+  assert np.isfinite(read[0]).all()
+  assert (np.sign(read[0]) == np.sign(largest)).all()
+  assert np.isnan(read[1]).all()
+
+
 # No bias.
 
 

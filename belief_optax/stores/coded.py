@@ -87,8 +87,8 @@ def _first_code(store: Coded, group: Group, values: Sequence[jax.Array]) -> Kept
   return store.encode(group, values, lambda _: (half, half))
 
 
-def _to_bfloat16(x: jax.Array, r: jax.Array) -> jax.Array:
-  return jax.lax.bitcast_convert_type((codes.cut(x, 16, r) >> 16).astype(jnp.uint16), jnp.bfloat16)
+def _to_bfloat16(bits: jax.Array) -> jax.Array:
+  return jax.lax.bitcast_convert_type((bits >> 16).astype(jnp.uint16), jnp.bfloat16)
 
 
 def _from_bfloat16(x: jax.Array) -> jax.Array:
@@ -111,8 +111,10 @@ class BFloat16(Coded):
     return jnp.bfloat16
 
   def encode(self, group: Group, values: Sequence[jax.Array], bits: Dither, kept: Kept | None = None) -> Kept:
-    (value,) = values
-    return (_to_bfloat16(jnp.maximum(value, codes.TINY) if group[0].real else value, bits(0)[group[0].real]),)
+    first, second = bits(0)
+    if group[0].real:
+      return (_to_bfloat16(codes.cut_positive(values[0], 16, second)),)
+    return (_to_bfloat16(codes.cut(values[0], 16, first)),)
 
   def decode(self, group: Group, kept: Kept) -> Sequence[jax.Array]:
     return (_from_bfloat16(kept[0]),)
@@ -169,7 +171,7 @@ class Packed16(_Paired):
       return (codes.cut(values[0], 17, first) | codes.cut_positive(values[1], 14, second) >> 14,)
     if group[0].real:
       return ((codes.cut_positive(values[0], 15, second) >> 15).astype(jnp.uint16),)
-    return (_to_bfloat16(values[0], first),)
+    return (_to_bfloat16(codes.cut(values[0], 16, first)),)
 
   def decode(self, group: Group, kept: Kept) -> Sequence[jax.Array]:
     (code,) = kept
@@ -243,6 +245,7 @@ class _Tiled(_Paired):
     words, exponents = [], jnp.uint32(0)
     layout = zip(self._layout(group), values, bits(0), strict=False)
     for i, ((real, digits, shift), value, r) in enumerate(layout):
+      value = codes.bounded(value, codes.LARGE)
       top = codes.tile_top(value, tile)
       word = digits.code(real, value, codes.spread(top, shape), r) << shift
       words.append(word.astype(self.code(group)))

@@ -18,6 +18,8 @@ import numpy as np
 from jax.sharding import PartitionSpec
 
 TINY = float(np.finfo(np.float32).tiny)  # the least number that XLA does not flush to 0
+LARGE = (1 - 2.0**-24) * 2.0**125  # the largest number below a power of two whose reciprocal exp2 does not flush to 0
+_NAN = np.uint32(0x7FC00000)  # far from the NaN whose next number would be -0
 
 # 1/p and 1/p^2 with p^3 = p + 1: the two-dimensional sequence of least known discrepancy (Roberts).
 _STRIDES = (np.uint32(0xC13FA9A9), np.uint32(0x91E10DA5))
@@ -49,18 +51,29 @@ def dither(shape: Sequence[int], t: Any, pair: int = 0) -> tuple[jax.Array, jax.
 
 
 def cut(x: jax.Array, drop: int, r: jax.Array) -> jax.Array:
-  """The bits of a float32 whose last `drop` bits are rounded away by a dither, without bias in the linear domain."""
-  x = jnp.clip(x.astype(jnp.float32), -(2.0**127), 2.0**127)  # what is added then cannot reach the sign
-  return _cut(x, drop, r)
+  """The bits of a float32 whose last `drop` bits are rounded away by a dither, without bias in the linear domain.
+
+  What is added never reaches the sign: numbers are at most 2^127, and what is not finite becomes the NaN below.
+  """
+  return _cut(_bits(bounded(x, 2.0**127)), drop, r)
 
 
 def cut_positive(x: jax.Array, drop: int, r: jax.Array) -> jax.Array:
   """The same of 0 <= x <= 2^127, as averages of squares are; it is at least `TINY`, so that no code means 0."""
-  return _cut(jnp.maximum(x.astype(jnp.float32), TINY), drop, r)
+  return _cut(jnp.minimum(_bits(jnp.maximum(x.astype(jnp.float32), TINY)), _NAN), drop, r)
 
 
-def _cut(x: jax.Array, drop: int, r: jax.Array) -> jax.Array:
-  bits = jax.lax.bitcast_convert_type(x, jnp.uint32)
+def bounded(x: jax.Array, limit: float) -> jax.Array:
+  """A float32 of a limited size; NaN where it is not finite."""
+  x = x.astype(jnp.float32)
+  return jnp.where(jnp.isfinite(x), jnp.clip(x, -limit, limit), jnp.nan)
+
+
+def _bits(x: jax.Array) -> jax.Array:
+  return jax.lax.bitcast_convert_type(x, jnp.uint32)
+
+
+def _cut(bits: jax.Array, drop: int, r: jax.Array) -> jax.Array:
   return (bits + (r >> (32 - drop))) & np.uint32(2**32 - 2**drop)
 
 
