@@ -314,8 +314,9 @@ def test_vmaps_over_a_population(method):
   assert_equal(jax.tree.map(lambda x: x[1], (u, after)), alone)
 
 
-# XLA:CPU makes one kernel per output: a sum of which two outputs are made is a temporary array of float32.
-TEMPORARIES = {'stochastic': 0, 'compensated': 5, 'split': 4}
+# XLA:CPU makes one kernel per output: a sum of which two outputs are made is a temporary array of float32. Bytes per
+# element; versions of XLA differ in one.
+TEMPORARIES = {'stochastic': (0,), 'compensated': (5, 4), 'split': (4,)}
 
 
 @each_method
@@ -327,7 +328,7 @@ def test_step_is_in_place_and_local(method, store):
   compiled = compiled_step(tx, shapes, jax.eval_shape(tx.init, shapes))
   assert copies(compiled.as_text()) == []
   memory = compiled.memory_analysis()
-  assert 0 <= memory.temp_size_in_bytes - TEMPORARIES[method] * 2 * 1024 * 128 < TEMPORARY
+  assert any(0 <= memory.temp_size_in_bytes - n * 2 * 1024 * 128 < TEMPORARY for n in TEMPORARIES[method])
   assert memory.alias_size_in_bytes == bo.state_bytes((shapes, jax.eval_shape(tx.init, shapes)))
   mesh = jax.make_mesh((8,), ('data',), axis_types=(AxisType.Auto,))
   split = {'v': make(sharding=NamedSharding(mesh, P('data'))), 'w': make(sharding=NamedSharding(mesh, P(None, 'data')))}
