@@ -269,6 +269,11 @@ class Recipe(optax.GradientTransformationExtraArgs):
   def store(self) -> Store:
     return self.update.store
 
+  @property
+  def routes(self) -> tuple[Route, ...]:
+    """Where its store keeps each slot."""
+    return _routes(self.lines, self.store)
+
   def __repr__(self) -> str:
     store = f'  store={self.store!r},\n' if self.store != FLOAT32 else ''
     if len(self.lines) == 1 and not store:
@@ -326,6 +331,11 @@ def _recipe(lines: tuple[Line, ...], store: Store = FLOAT32) -> Recipe:
 
 def _routes(lines: Iterable[Line], store: Store) -> tuple[Route, ...]:
   return store.routes(tuple(slot for line in lines for slot in line.slots))
+
+
+def keys_of(routes: Iterable[Route]) -> list[str]:
+  """The names in `State.slots`."""
+  return [key for route in routes for key in route.keys]
 
 
 def when(condition: bool, *pieces: Recipe) -> tuple[Recipe, ...]:
@@ -392,7 +402,7 @@ class Update:
     del extra_args  # optax's contract: unknown extra arguments are for other transformations
     if self._reader is not None and params is None:
       raise ValueError(f'{self._reader!r} needs the parameters: call update(updates, state, params).')
-    _check_state(self._keys, state)
+    check_state('update', self._keys, state)
     if params is not None:
       trees.check_complex(updates, params)
     static, data = self._split
@@ -400,7 +410,7 @@ class Update:
 
   @functools.cached_property
   def _keys(self) -> list[str]:
-    return [key for route in _routes(self.lines, self.store) for key in route.keys]
+    return keys_of(_routes(self.lines, self.store))
 
   @functools.cached_property
   def _reader(self) -> Line | None:
@@ -588,7 +598,8 @@ def _check_needs(lines: Sequence[Line]) -> None:
     known.update(line.gives)
 
 
-def _check_state(names: Sequence[str], state: Any) -> None:
+def check_state(who: str, names: Sequence[str], state: Any) -> None:
+  """Raises where what is taken for a state of a composition has other slots."""
   found = list(state.slots) if isinstance(state, State) else type(state).__name__
   if not isinstance(state, State) or set(found) != set(names):
-    raise ValueError(f'update needs a State with the slots {names}, as init makes it, but got {found}.')
+    raise ValueError(f'{who} needs a State with the slots {names}, as init makes it, but got {found}.')

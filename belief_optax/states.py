@@ -7,15 +7,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from belief_optax.algebra import Init, Recipe, State
-from belief_optax.stores import Route
+from belief_optax.algebra import Recipe, State, check_state, keys_of
+from belief_optax.stores import Route, codes
 from belief_optax.trees import align
 
 
 def _routes(tx: Any, name: str) -> tuple[Route, ...]:
   if not isinstance(tx, Recipe):
     raise TypeError(f'{name} must be a Recipe of belief_optax, got {tx!r}; take its own State out of a chain.')
-  return tx.store.routes(tuple(slot for line in tx.lines for slot in line.slots))
+  return tx.routes
 
 
 def decode_state(state: State, tx: Recipe) -> State:
@@ -42,10 +42,7 @@ def decode_state(state: State, tx: Recipe) -> State:
     (['mu+nu'], ['mu', 'nu'])
   """
   routes = _routes(tx, 'tx')
-  keys = [key for route in routes for key in route.keys]
-  if not isinstance(state, State) or set(state.slots) != set(keys):
-    found = list(state.slots) if isinstance(state, State) else type(state).__name__
-    raise ValueError(f'state must be a State with the slots {keys}, as tx keeps it, got {found}.')
+  check_state('decode_state', keys_of(routes), state)
   slots = {}
   for route in routes:
     for i, slot in enumerate(route.group):
@@ -89,20 +86,15 @@ def convert_state(state: State, tx_from: Recipe, tx_to: Recipe, params: Any) -> 
   names = [slot.name for route in routes for slot in route.group]
   if set(names) != set(plain.slots):
     raise ValueError(f'tx_to has the slots {sorted(names)}, but the state has {sorted(plain.slots)}.')
-  target = Init(tx_to.lines, tx_to.store)(params)
+  target = tx_to.init(params)
   slots = {}
   for route in routes:
     kept, treedef = zip(*(jax.tree.flatten(target.slots[key]) for key in route.keys), strict=True)
     values = (align(treedef[0], f'the {slot.name} of the state', plain.slots[slot.name]) for slot in route.group)
-    nearest = lambda old, new, route=route: route.store.save(route.group, new, old, _to_nearest(new[0].shape))
+    nearest = lambda old, new, route=route: route.store.save(route.group, new, old, codes.to_nearest(new[0]))
     saved = [nearest(old, new) for old, new in zip(zip(*kept, strict=True), zip(*values, strict=True), strict=True)]
     slots |= {key: treedef[0].unflatten([parts[i] for parts in saved]) for i, key in enumerate(route.keys)}
   return State(plain.count, slots, plain.ages)
-
-
-def _to_nearest(shape: tuple[int, ...]) -> Any:
-  half = jnp.full(shape, 2**31, jnp.uint32)
-  return lambda _: (half, half)
 
 
 def state_bytes(state: Any) -> int:

@@ -230,7 +230,7 @@ def test_the_rate_is_chosen_by_validation_and_the_differences_are_paired(report,
   rows = report.contest(task, {'a': (lambda rate: rate, 'float32'), 'b': (lambda rate: rate + 3, 'float32')})['rows']
   assert [row['rate'] for row in rows.values()] == [2, 2]
   assert not any(row['at_edge'] for row in rows.values())
-  assert rows['b']['figures']['loss']['difference'] == (3, 0)
+  assert rows['b']['figures']['loss']['difference'] == rows['b']['figures']['loss']['equal'] == (3, 0)
 
 
 def test_unknown_section_is_a_clear_error(report, capsys):

@@ -1,6 +1,7 @@
 """What all algorithms share: how corrected moments make a direction, and how a direction makes a step."""
 
 import dataclasses
+import functools
 import math
 from typing import Any
 
@@ -40,6 +41,7 @@ def descend(
   mode: str = 'decoupled',
   momentum: Recipe | None = None,
   mask_name: str = 'weight_decay_mask',
+  store: Any = None,
 ) -> Recipe:
   r"""Makes a step of a direction: learning rate, weight decay and, where an algorithm wants it there, momentum.
 
@@ -55,20 +57,21 @@ def descend(
   weight_decay = hyperparameter('weight_decay', weight_decay, NONNEGATIVE)
   mask = normal_mask(mask_name, mask)
   momentum = momentum or compose()
+  kept = functools.partial(compose, store=store)
   if is_zero(weight_decay):
-    return compose(direction, scale_by_learning_rate(learning_rate), momentum)
+    return kept(direction, scale_by_learning_rate(learning_rate), momentum)
   decay = add_decayed_weights(weight_decay, mask)
   if mode == 'l2':
-    return compose(decay, direction, scale_by_learning_rate(learning_rate), momentum)
+    return kept(decay, direction, scale_by_learning_rate(learning_rate), momentum)
   if mode == 'decoupled' and not momentum.lines:
-    return compose(direction, decay, scale_by_learning_rate(learning_rate))
+    return kept(direction, decay, scale_by_learning_rate(learning_rate))
   if mode == 'decoupled':
     decay = add_decayed_weights(weight_decay, mask, learning_rate)
   if mode == 'independent':
     decay = add_decayed_weights(weight_decay, mask, relative(learning_rate, "weight_decay_mode='independent'"))
   if momentum.lines:  # the buffer has the sign that it has without decay
-    return compose(direction, scale_by_learning_rate(learning_rate), momentum, scale(-1.0), decay, scale(-1.0))
-  return compose(direction, scale_by_learning_rate(learning_rate, flip_sign=False), decay, scale(-1.0))
+    return kept(direction, scale_by_learning_rate(learning_rate), momentum, scale(-1.0), decay, scale(-1.0))
+  return kept(direction, scale_by_learning_rate(learning_rate, flip_sign=False), decay, scale(-1.0))
 
 
 @dataclasses.dataclass(frozen=True)

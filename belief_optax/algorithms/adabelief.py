@@ -175,4 +175,4 @@ def adabelief(
     residual=residual,
     eps_scaled=eps_scaled,
   )
-  return compose(descend(direction, learning_rate, weight_decay, weight_decay_mask, weight_decay_mode), store=store)
+  return descend(direction, learning_rate, weight_decay, weight_decay_mask, weight_decay_mode, store=store)

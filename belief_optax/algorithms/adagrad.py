@@ -63,4 +63,4 @@ def adagrad(
     pieces.accumulate_squares(initial),
     pieces.precondition(0.0, eps) if flag('eps_in_sqrt', eps_in_sqrt) else pieces.precondition(eps),
   )
-  return compose(descend(direction, learning_rate, weight_decay, weight_decay_mask, weight_decay_mode), store=store)
+  return descend(direction, learning_rate, weight_decay, weight_decay_mask, weight_decay_mode, store=store)

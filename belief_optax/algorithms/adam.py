@@ -88,7 +88,7 @@ def adam(
     Kingma and Ba, Adam (https://arxiv.org/abs/1412.6980), Algorithm 1.
   """
   direction = _direction(b1, b2, eps, eps_root, mu_dtype, nesterov, bias_correction, eps_scaled)
-  return compose(descend(direction, learning_rate, weight_decay, weight_decay_mask, weight_decay_mode), store=store)
+  return descend(direction, learning_rate, weight_decay, weight_decay_mask, weight_decay_mode, store=store)
 
 
 def adamw(
@@ -156,9 +156,7 @@ def adamw(
     Loshchilov and Hutter, Decoupled weight decay regularization (https://arxiv.org/abs/1711.05101), Algorithm 2.
   """
   direction = _direction(b1, b2, eps, eps_root, mu_dtype, nesterov, bias_correction, eps_scaled)
-  return compose(
-    descend(direction, learning_rate, weight_decay, mask, weight_decay_mode, mask_name='mask'), store=store
-  )
+  return descend(direction, learning_rate, weight_decay, mask, weight_decay_mode, mask_name='mask', store=store)
 
 
 def nadam(
@@ -223,7 +221,7 @@ def nadam(
     Dozat, Incorporating Nesterov momentum into Adam (ICLR workshop 2016), Algorithm 2.
   """
   direction = _direction(b1, b2, eps, eps_root, mu_dtype, True, bias_correction, eps_scaled)
-  return compose(descend(direction, learning_rate, weight_decay, weight_decay_mask, weight_decay_mode), store=store)
+  return descend(direction, learning_rate, weight_decay, weight_decay_mask, weight_decay_mode, store=store)
 
 
 def nadamw(
@@ -289,6 +287,4 @@ def nadamw(
     Dozat (ICLR workshop 2016), Algorithm 2; Loshchilov and Hutter (https://arxiv.org/abs/1711.05101), Algorithm 2.
   """
   direction = _direction(b1, b2, eps, eps_root, mu_dtype, True, bias_correction, eps_scaled)
-  return compose(
-    descend(direction, learning_rate, weight_decay, mask, weight_decay_mode, mask_name='mask'), store=store
-  )
+  return descend(direction, learning_rate, weight_decay, mask, weight_decay_mode, mask_name='mask', store=store)

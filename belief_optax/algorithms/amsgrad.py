@@ -88,4 +88,4 @@ def amsgrad(
     *(largest + correct if raw else correct + largest),
     pieces.precondition(eps, eps_root),
   )
-  return compose(descend(direction, learning_rate, weight_decay, weight_decay_mask, weight_decay_mode), store=store)
+  return descend(direction, learning_rate, weight_decay, weight_decay_mask, weight_decay_mode, store=store)

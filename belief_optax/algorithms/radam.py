@@ -81,4 +81,4 @@ def radam(
     normalized(None if nesterov else b1, b2, eps, eps_root, eps_scaled=eps_scaled),
     pieces.rectify(b2, threshold, degenerate_to_sgd),
   )
-  return compose(descend(direction, learning_rate, weight_decay, weight_decay_mask, weight_decay_mode), store=store)
+  return descend(direction, learning_rate, weight_decay, weight_decay_mask, weight_decay_mode, store=store)

@@ -91,6 +91,4 @@ def rmsprop(
   buffer = None
   if momentum is not None:
     buffer = pieces.heavy_ball(hyperparameter('momentum', momentum, MOMENTUM), nesterov)
-  return compose(
-    descend(direction, learning_rate, weight_decay, weight_decay_mask, weight_decay_mode, buffer), store=store
-  )
+  return descend(direction, learning_rate, weight_decay, weight_decay_mask, weight_decay_mode, buffer, store=store)

@@ -73,4 +73,4 @@ def sgd(
   else:
     decay = hyperparameter('momentum', momentum, MOMENTUM)
     direction = pieces.heavy_ball(decay, nesterov, dampening, first_buffer, accumulator_dtype)
-  return compose(descend(direction, learning_rate, weight_decay, weight_decay_mask, weight_decay_mode), store=store)
+  return descend(direction, learning_rate, weight_decay, weight_decay_mask, weight_decay_mode, store=store)

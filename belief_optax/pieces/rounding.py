@@ -53,13 +53,13 @@ class _Split(_Stochastic):
   served = ('bfloat16',)
 
   def whole(self, x: Leaf) -> Any:
-    return _float(_bits(x.p) + x.slots['low'].astype(jnp.uint32)).astype(x.p.dtype)
+    return codes.uncut(codes.bits_of(x.p) + x.slots['low'].astype(jnp.uint32)).astype(x.p.dtype)
 
   def land(self, x: Leaf, r: tuple[jax.Array, jax.Array]) -> _Landing:
-    bits = _bits(_once(x.p + x.u))
+    bits = codes.bits_of(_once(x.p + x.u))
     half = jnp.where(bits & 0x7FFFFFFF > 0x7F800000, np.uint32(0), np.uint32(0x8000))  # a NaN must stay one
     high = (bits + half) & np.uint32(0xFFFF0000)  # to nearest, and a tie away from 0, so that 16 bits hold the rest
-    return _Landing(_float(high).astype(x.u.dtype), {'low': (bits - high).astype(jnp.int16)})
+    return _Landing(codes.uncut(high).astype(x.u.dtype), {'low': (bits - high).astype(jnp.int16)})
 
 
 def _once(x: jax.Array) -> jax.Array:
@@ -71,19 +71,11 @@ def _once(x: jax.Array) -> jax.Array:
   return x / jnp.where(jnp.isnan(x), 2.0, 1.0)
 
 
-def _bits(x: jax.Array) -> jax.Array:
-  return jax.lax.bitcast_convert_type(x.astype(jnp.float32), jnp.uint32)
-
-
-def _float(bits: jax.Array) -> jax.Array:
-  return jax.lax.bitcast_convert_type(bits, jnp.float32)
-
-
 def _at_random(x: jax.Array, dtype: Any, r: jax.Array) -> jax.Array:
   """One of the two neighbours of x in a dtype of 16 bits, so that the mean is x; x itself where the dtype holds it."""
   if dtype == jnp.bfloat16:
-    return _float(codes.cut(x, 16, r)).astype(x.dtype)
-  power = _float(_bits(x) & np.uint32(0x7F800000))  # 2^floor(log2 |x|)
+    return codes.uncut(codes.cut(x, 16, r)).astype(x.dtype)
+  power = codes.uncut(codes.bits_of(x) & np.uint32(0x7F800000))  # 2^floor(log2 |x|)
   digit = jnp.maximum(power * 2.0**-10, 2.0**-24)  # the distance of neighbours in float16
   return jnp.floor(x / digit + (r >> 20).astype(x.dtype) * 2.0**-12) * digit
 

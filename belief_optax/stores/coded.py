@@ -83,8 +83,7 @@ class Coded(Store):
 
 @functools.partial(jax.jit, static_argnums=(0, 1))  # compiled once per shape, not once per operation and shape
 def _first_code(store: Coded, group: Group, values: Sequence[jax.Array]) -> Kept:
-  half = jnp.full_like(values[0], 2**31, dtype=jnp.uint32)  # to nearest
-  return store.encode(group, values, lambda _: (half, half))
+  return store.encode(group, values, codes.to_nearest(values[0]))
 
 
 def _to_bfloat16(bits: jax.Array) -> jax.Array:
