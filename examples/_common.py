@@ -60,6 +60,17 @@ def directory(text):
   return path
 
 
+def whole_number(least):
+  """The type of an option that is a whole number from `least` on."""
+
+  def parse(text):
+    if not text.isdecimal() or int(text) < least:
+      raise argparse.ArgumentTypeError(f'must be a whole number >= {least}, got {text!r}')
+    return int(text)
+
+  return parse
+
+
 def arguments(doc, name):
   """A parser with the option `--out`."""
   parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)

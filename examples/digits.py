@@ -28,7 +28,7 @@ import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 import optax
-from _common import COLORS, arguments, digits, save
+from _common import COLORS, arguments, digits, save, whole_number
 from flax import nnx
 from rich import box
 from rich.console import Console
@@ -248,12 +248,6 @@ def names(text):
   return [known[one.strip().lower()] for one in text.split(',')]
 
 
-def at_least_one(text):
-  if not text.isdecimal() or int(text) < 1:
-    raise argparse.ArgumentTypeError(f'must be a whole number >= 1, got {text!r}')
-  return int(text)
-
-
 def positive(text):
   try:
     value = float(text)
@@ -268,8 +262,8 @@ def parse(argv):
   parser = arguments(__doc__, 'digits')
   rates = ', '.join(f'{name.lower()} {rate:g}' for name, (_, rate) in OPTIMIZERS.items())
   parser.add_argument('--optimizer', type=names, action='extend', metavar='NAME', help='or a,b,c; repeatable (all)')
-  parser.add_argument('--seeds', type=at_least_one, default=5, metavar='N', help='how many (%(default)s)')
-  parser.add_argument('--epochs', type=at_least_one, default=30, metavar='N', help='how many (%(default)s)')
+  parser.add_argument('--seeds', type=whole_number(1), default=5, metavar='N', help='how many (%(default)s)')
+  parser.add_argument('--epochs', type=whole_number(1), default=30, metavar='N', help='how many (%(default)s)')
   parser.add_argument('--learning-rate', type=positive, metavar='RATE', help=f'one for all, at the start ({rates})')
   args = parser.parse_args(argv)
   args.optimizer = list(dict.fromkeys(args.optimizer or OPTIMIZERS))

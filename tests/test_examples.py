@@ -21,6 +21,8 @@ FIGURES = {
   'chain': ['chain.png'],
   'digits': ['curves.png', 'step_sizes.png'],
   'landscapes': ['landscapes.png'],
+  'multi_device': ['multi_device.png'],
+  'multi_process': ['multi_process.png'],
   'train_state': ['train_state.png'],
 }
 QUICK = {'digits': ('--epochs', '1', '--seeds', '1', '--optimizer', 'adabelief,Adam', '--optimizer', 'sgd')}
@@ -29,6 +31,11 @@ SAID = {
   'chain': ['running_max(eps_root=0.0)', '1200 small batches, 300 steps'],
   'digits': ['AdaBelief: test loss', 'Adam: test loss', 'SGD: test loss', 'one seed: no spread, so no ranking'],
   'landscapes': ['3901', '500', '16864', 'Rosenbrock'],
+  'multi_device': [
+    'parameters                     1.15 MiB        1.15 MiB       0.14 MiB',
+    'optimizer state                2.30 MiB        0.29 MiB       0.29 MiB',
+  ],
+  'multi_process': ['2 processes, 4 devices: starts at step 0', 'finished at step 200'],
   'train_state': ['belief_optax.adabelief, optimizer 2: traces of the step: 0'],
 }
 
@@ -63,7 +70,7 @@ def test_example_draws_what_it_says(name, tmp_path):
   assert 'epochs, test accuracy' not in done.stdout, 'a progress bar in a pipe'
   for sentence in SAID[name]:
     assert sentence in done.stdout
-  assert sorted(path.name for path in out.iterdir()) == FIGURES[name]
+  assert sorted(path.name for path in out.glob('*.png')) == FIGURES[name]
   for figure in FIGURES[name]:
     assert f'drew {out / figure}\n' in done.stdout
     assert matplotlib.image.imread(out / figure)[..., :3].std() > 0.01
