@@ -39,7 +39,7 @@ def decode_state(state: State, tx: Recipe) -> State:
     >>> params = jnp.ones((64, 64))
     >>> _, state = tx.update(params, tx.init(params))
     >>> list(state.slots), list(bo.decode_state(state, tx).slots)
-    (['mu+nu'], ['mu', 'nu'])
+    (['mu+nu.packed16'], ['mu', 'nu'])
   """
   routes = _routes(tx, 'tx')
   check_state('decode_state', keys_of(routes), state)
@@ -78,7 +78,7 @@ def convert_state(state: State, tx_from: Recipe, tx_to: Recipe, params: Any) -> 
     >>> full, packed = bo.adam(1e-3), bo.adam(1e-3, store='packed16')
     >>> params = jnp.ones((64, 64))
     >>> state = bo.convert_state(full.init(params), full, packed, params)
-    >>> state.slots['mu+nu'].dtype.name
+    >>> state.slots['mu+nu.packed16'].dtype.name
     'uint32'
   """
   _, routes = _routes(tx_from, 'tx_from'), _routes(tx_to, 'tx_to')

@@ -743,14 +743,17 @@ def test_state_of_another_store_is_refused():
 def test_a_corrupted_state_is_refused():
   tx, p = bo.adam(1e-3, store=ROUNDING['int8']), jnp.ones((16, 64))
   state = tx.init(p)
-  word, exponents = state.slots['mu+nu'], state.slots['mu+nu.exponents']
-  whole = {'mu+nu': word, 'mu+nu.exponents': exponents}
+  word, exponents = state.slots['mu+nu.int8'], state.slots['mu+nu.exponents']
+  whole = {'mu+nu.int8': word, 'mu+nu.exponents': exponents}
   for broken, message in (
-    ({'mu+nu': word}, 'needs a State with the slots'),
+    ({'mu+nu.int8': word}, 'needs a State with the slots'),
     ({**whole, 'more': word}, 'needs a State with the slots'),
-    ({**whole, 'mu+nu': word.astype(jnp.uint8)}, r'has not made the state of mu and nu, which holds uint8\[16, 64\]'),
-    ({**whole, 'mu+nu': word[:8]}, r'update of shape \(16, 64\) arrives where'),
-    ({**whole, 'mu+nu': word.astype(jnp.float16)}, 'has not made the state of mu and nu'),
+    (
+      {**whole, 'mu+nu.int8': word.astype(jnp.uint8)},
+      r'has not made the state of mu and nu, which holds uint8\[16, 64\]',
+    ),
+    ({**whole, 'mu+nu.int8': word[:8]}, r'update of shape \(16, 64\) arrives where'),
+    ({**whole, 'mu+nu.int8': word.astype(jnp.float16)}, 'has not made the state of mu and nu'),
     ({**whole, 'mu+nu.exponents': exponents[:3]}, 'has not made the state of mu and nu'),
     ({**whole, 'mu+nu.exponents': exponents.astype(jnp.float32)}, 'has not made the state of mu and nu'),
     ({**whole, 'mu+nu.exponents': exponents.astype(jnp.uint8)}, 'has not made the state of mu and nu'),
@@ -812,7 +815,7 @@ def test_a_store_per_slot():
   tx = bo.amsgrad(1e-3, store={'mu': stores.Int8(0), 'nu': 'bfloat16', 'default': 'float32'})
   p, state = moved(tx)
   kept = {key: slot['matrix'].dtype.name for key, slot in state.slots.items()}
-  assert kept == {'mu': 'uint8', 'mu.exponents': 'uint8', 'nu': 'bfloat16', 'nu_max': 'float32'}
+  assert kept == {'mu.int8': 'uint8', 'mu.exponents': 'uint8', 'nu': 'bfloat16', 'nu_max': 'float32'}
   assert set(bo.decode_state(state, tx).slots) == {'mu', 'nu', 'nu_max'}
   tx.update(tree(1), state, p)
 

@@ -29,17 +29,13 @@ class Route(NamedTuple):
 
 
 def bundle(values: Sequence[jax.Array]) -> jax.Array:
-  """Real or complex arrays of one shape as one: the array itself or, of several, with a last axis over their reals."""
-  if len(values) == 1:
-    return values[0]
+  """Real or complex arrays of one shape as one, with a last axis over their reals."""
   parts = [part for x in values for part in ((x.real, x.imag) if jnp.iscomplexobj(x) else (x,))]
   return jnp.stack(parts, -1)
 
 
 def unbundle(group: Group, kept: jax.Array) -> Sequence[jax.Array]:
   """The arrays of a bundle, one for each slot."""
-  if len(group) == 1:
-    return (kept,)
   parts = iter(jnp.moveaxis(kept, -1, 0))
   pairs = kept.shape[-1] - len(group)  # how many slots are complex: none, all, or those that are not real
   pair = lambda slot: pairs == len(group) or (pairs and not slot.real)
@@ -53,7 +49,9 @@ class Store:
   What is kept is a tuple of arrays, of which each stands in a tree of its own in `State.slots`, with the structure of
   the parameters. To write a store, subclass this as a frozen dataclass:
 
-  - `parts` names the arrays: the first, `''`, has the parameter's shape, and others may have one that divides it;
+  - `parts` names the arrays: the first has the parameter's shape, and others may have one that divides it. A name that
+    is not empty becomes part of the key in `State.slots`: codes whose bits only this store can read need one, as a
+    checkpoint that is restored for another store is cast, without an error, where only the dtype differs;
   - `init` makes what is kept of the first values;
   - `load` makes the values of it, at the beginning of a step;
   - `save` makes what is kept of the new values, with the types that the old one had. Where it rounds, `rounds` says so,
@@ -90,7 +88,7 @@ class Store:
 
   def init(self, group: Group, values: Sequence[jax.Array], p: Any, on: bool) -> Kept:
     """What is kept of the first values; `on` is what the mask says of the parameter p."""
-    return (bundle(values),)
+    return (self._together(values),)
 
   def rounds(self, group: Group, kept: Kept) -> bool:
     """Whether `save` rounds what this holds; raises where a store like this one has not made it."""
@@ -103,11 +101,18 @@ class Store:
 
   def load(self, group: Group, kept: Kept) -> Sequence[jax.Array]:
     """The values of a group."""
-    return unbundle(group, kept[0])
+    return self._apart(group, kept[0])
 
   def save(self, group: Group, values: Sequence[jax.Array], kept: Kept, dither: Dither) -> Kept:
     """What is kept of new values. `dither(i)` gives two arrays of uint32, uniform and even over the steps."""
-    return (bundle(values).astype(kept[0].dtype), *kept[1:])
+    return (self._together(values).astype(kept[0].dtype), *kept[1:])
+
+  def _together(self, values: Sequence[jax.Array]) -> jax.Array:
+    """Values as they are in one array: the array itself, if there is one."""
+    return values[0] if len(values) == 1 else bundle(values)
+
+  def _apart(self, group: Group, kept: jax.Array) -> Sequence[jax.Array]:
+    return (kept,) if len(group) == 1 else unbundle(group, kept)
 
   def routes(self, slots: Group) -> tuple[Route, ...]:
     """Where each slot is kept."""

@@ -13,7 +13,7 @@ import numpy as np
 from belief_optax import dtypes
 from belief_optax.masks import normal_mask
 from belief_optax.stores import codes
-from belief_optax.stores.base import STORES, Dither, Group, Kept, Store, bundle, is_wide
+from belief_optax.stores.base import STORES, Dither, Group, Kept, Store, bundle, is_wide, unbundle
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Coded(Store):
     if on and self.serves(p):
       return coded()
     others = coded()[1:] if len(self.parts(group)) > 1 else ()
-    return (bundle(values), *map(jnp.zeros_like, others))
+    return (self._together(values), *map(jnp.zeros_like, others))
 
   def rounds(self, group: Group, kept: Kept) -> bool:
     if kept[0].dtype == self.code(group):
@@ -138,12 +138,22 @@ class Params(BFloat16):
 
 
 class _Paired(Coded):
-  """Keeps a mean and a second moment of one element in one word; what has no partner has a word of its own."""
+  """Keeps a mean and a second moment of one element in one word; what has no partner has a word of its own.
+
+  What is not coded has an axis more, be it of size 1: a restored checkpoint is cast to the dtypes of its target without
+  an error, and a code must not become a number, nor a code of another store (see `parts`).
+  """
 
   def groups(self, slots: Group) -> Iterable[Group]:
     means, squares = [s for s in slots if not s.real], [s for s in slots if s.real]
     pairs = 1 if means and squares else 0
     return (*zip(means[:pairs], squares[:pairs], strict=True), *((s,) for s in means[pairs:] + squares[pairs:]))
+
+  def _together(self, values: Sequence[jax.Array]) -> jax.Array:
+    return bundle(values)
+
+  def _apart(self, group: Group, kept: jax.Array) -> Sequence[jax.Array]:
+    return unbundle(group, kept)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,6 +168,9 @@ class Packed16(_Paired):
     min_size: smaller arrays are kept in float32.
     mask: which leaves are coded: a tree of bools, a prefix of one, or a callable of params; None for all.
   """
+
+  def parts(self, group: Group) -> tuple[str, ...]:
+    return ('packed16',)
 
   def code(self, group: Group) -> Any:
     if len(group) == 2:
@@ -224,7 +237,7 @@ class _Tiled(_Paired):
     return ((False, self.digits, self.digits.bits), (True, self.digits, 0))
 
   def parts(self, group: Group) -> tuple[str, ...]:
-    return '', 'exponents'
+    return f'int{self.digits.bits}', 'exponents'
 
   def code(self, group: Group) -> Any:
     return jnp.uint16 if sum(digits.bits for _, digits, _ in self._layout(group)) > 8 else jnp.uint8
