@@ -10,11 +10,11 @@ agree to rounding; what differs is what a device holds, and what the devices say
 
 import collections
 import functools
+import itertools
 import re
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 import optax
@@ -35,11 +35,10 @@ COLLECTIVES = 'all-reduce', 'reduce-scatter', 'all-gather', 'all-to-all', 'colle
 
 def init():
   """A network of two hidden layers."""
-  sides = 64, WIDTH, WIDTH, 10
-  keys = jax.random.split(jax.random.key(0), len(sides) - 1)
-  kernel = lambda key, n, m: jax.random.normal(key, (n, m)) * np.sqrt(2 / n)
-  layers = zip(keys, sides, sides[1:], strict=False)
-  return {f'layer{i}': {'kernel': kernel(key, n, m), 'bias': jnp.zeros(m)} for i, (key, n, m) in enumerate(layers)}
+  rng, sides = np.random.default_rng(0), (64, WIDTH, WIDTH, 10)
+  kernel = lambda n, m: (rng.normal(size=(n, m)) * np.sqrt(2 / n)).astype(np.float32)
+  layers = enumerate(itertools.pairwise(sides))
+  return {f'layer{i}': {'kernel': kernel(n, m), 'bias': np.zeros(m, np.float32)} for i, (n, m) in layers}
 
 
 def loss(params, images, labels):
@@ -51,7 +50,7 @@ def loss(params, images, labels):
 
 def ways(mesh):
   """For each way of training where the parameters are, and the optimizer."""
-  params = jax.eval_shape(init)
+  params = init()
   replicated = jax.tree.map(lambda _: NamedSharding(mesh, P()), params)
   rows = jax.tree.map(lambda p: NamedSharding(mesh, P('data') if p.shape[0] % DEVICES == 0 else P()), params)
   return {
@@ -80,7 +79,7 @@ def train(tx, where, mesh):
   """Returns the losses, the last parameters and state, and the compiled step."""
   images, labels, *_ = digits()
   split = NamedSharding(mesh, P('data'))
-  params = jax.jit(init, out_shardings=where)()
+  params = jax.device_put(init(), where)
   state = sharding.init_sharded(tx, params, where)
   step, losses = None, []
   for rows in np.random.default_rng(0).integers(len(images), size=(STEPS, BATCH)):

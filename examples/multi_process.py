@@ -23,7 +23,6 @@ import sys
 import time
 
 import jax
-import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 import optax
@@ -46,19 +45,20 @@ def loss(params, images, labels):
 
 
 def init():
-  one, two = jax.random.split(jax.random.key(0))
-  return {
-    'hidden': {'kernel': jax.random.normal(one, (64, WIDTH)) / 8, 'bias': jnp.zeros(WIDTH)},
-    'head': {'kernel': jax.random.normal(two, (WIDTH, 10)) / np.sqrt(WIDTH), 'bias': jnp.zeros(10)},
+  rng = np.random.default_rng(0)
+  layer = lambda n, m: {
+    'kernel': (rng.normal(size=(n, m)) / np.sqrt(n)).astype(np.float32),
+    'bias': np.zeros(m, np.float32),
   }
+  return {'hidden': layer(64, WIDTH), 'head': layer(WIDTH, 10)}
 
 
 def start(mesh):
   """The optimizer, and what a checkpoint holds, at the first step."""
   replicated = NamedSharding(mesh, P())
   tx = sharding.zero1(OPTIMIZER, replicated, axis='data', min_size=0)
-  params = jax.jit(init, out_shardings=replicated)()
-  losses = jax.jit(lambda: jnp.full(STEPS, jnp.nan), out_shardings=replicated)()
+  params = jax.device_put(init(), replicated)
+  losses = jax.device_put(np.zeros(STEPS, np.float32), replicated)
   return tx, {'params': params, 'state': sharding.init_sharded(tx, params, replicated), 'losses': losses}
 
 
