@@ -152,17 +152,17 @@ def case(shapes: Any, n: int, layout: str, store: str, min_size: int) -> Case:
 
 
 def step_of(c: Case, layout: str) -> Step:
-  def step(grads: Any, state: Any, params: Any) -> tuple[Any, Any]:
+  def step(params: Any, state: Any, grads: Any) -> tuple[Any, Any]:
     updates, state = c.tx.update(grads, state, params)
     return optax.apply_updates(params, updates), state
 
   if LAYOUTS[layout].split_params:
     return step
   if layout == 'zero1-shard_map':
-    own = lambda grads, state, params: step(jax.tree.map(lambda g: g[0], grads), state, params)
+    own = lambda params, state, grads: step(params, state, jax.tree.map(lambda g: g[0], grads))
     specs = jax.tree.map(lambda x: x.sharding.spec, c.state)
-    return jax.shard_map(own, mesh=c.mesh, in_specs=(P('data'), specs, P()), out_specs=(P(), specs))
-  return lambda grads, state, params: step(jax.tree.map(lambda g: g.mean(0), grads), state, params)
+    return jax.shard_map(own, mesh=c.mesh, in_specs=(P(), specs, P('data')), out_specs=(P(), specs))
+  return lambda params, state, grads: step(params, state, jax.tree.map(lambda g: g.mean(0), grads))
 
 
 def on_device(x: Any) -> int:
@@ -227,7 +227,7 @@ def excess(c: Case, n: int, layout: str, store: str) -> dict[str, float]:
 def program(c: Case, n: int, layout: str) -> dict[str, Any]:
   """What the compiled step says of itself, or why there is none."""
   try:
-    compiled = jax.jit(step_of(c, layout), donate_argnums=(1, 2)).lower(c.grads, c.state, c.params).compile()
+    compiled = jax.jit(step_of(c, layout), donate_argnums=(0, 1)).lower(c.params, c.state, c.grads).compile()
   except ValueError as e:
     if not str(e).startswith('zero1: '):
       raise

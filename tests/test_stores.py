@@ -6,11 +6,13 @@ The contracts of a transformation are those of `test_contracts.py`, which has ro
 import dataclasses
 import functools
 import itertools
+import math
 import pickle
 import tempfile
 from pathlib import Path
 
 import flax.serialization
+import hypothesis
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,6 +21,7 @@ import orbax.checkpoint
 import pytest
 from contract_helpers import assert_close, assert_equal, types
 from helpers import x64
+from hypothesis import strategies as st
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 from test_hlo import collectives, compiled_step, copies
@@ -436,6 +439,36 @@ def test_sharded_update_is_local_and_has_the_same_bits(store):
   u, after = compile_quickly(tx.update, g, state)(g, state)
   expected = by_case(u), after._replace(slots={key: by_case(slot) for key, slot in after.slots.items()})
   assert_equal(*jax.tree.map(np.asarray, (found, expected)))
+
+
+@pytest.mark.parametrize(
+  ('shape', 'parts'),
+  [
+    ((32, 4096, 4096), (8, 512, 512)),  # layers of a decoder, stacked: as many parts as tiles divide
+    ((32, 4096, 14336), (8, 512, 512)),
+    ((32, 4096, 1024), (8, 256, 256)),
+    ((128256, 4096), (64, 128)),
+    ((4096, 4096), (256, 256)),
+    ((512, 1024), (64, 64)),
+    ((65536,), (512,)),
+    ((4096,), (32,)),
+    ((64, 64), (8, 8)),
+  ],
+)
+def test_tiles_divide_the_shards_of_large_meshes(shape, parts):
+  tile = codes.tile_of(shape)
+  assert 64 <= math.prod(tile) <= 256
+  counts = [dim // side for dim, side in zip(shape, tile, strict=True)]
+  assert all(n % part == 0 for n, part in zip(counts, parts, strict=True)), counts
+
+
+@hypothesis.settings(deadline=None, derandomize=True)
+@hypothesis.given(st.lists(st.integers(0, 1000), max_size=4))
+def test_tiles_divide_arrays_and_the_shards_of_small_meshes(shape):
+  tile = codes.tile_of(tuple(shape))
+  assert math.prod(tile) <= 256
+  for dim, side in zip(shape, tile, strict=True):
+    assert all((dim // n) % side == 0 for n in (1, 2, 4, 8) if dim % n == 0)
 
 
 @each_code

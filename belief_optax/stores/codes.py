@@ -93,15 +93,24 @@ def uncut(bits: jax.Array) -> jax.Array:
 
 
 @functools.lru_cache
-def tile_of(shape: tuple[int, ...], budget: int = 256) -> tuple[int, ...]:
-  """The shape of a tile: it divides the array, and every shard of it that a mesh of up to 8 per axis makes.
+def tile_of(shape: tuple[int, ...]) -> tuple[int, ...]:
+  """The shape of a tile: it divides the array, and every shard of it that a mesh of 2, 4 or 8 per axis makes.
 
-  >>> tile_of((512, 1024)), tile_of((50257, 768)), tile_of((7,)), tile_of(())
-  ((2, 128), (1, 96), (7,), ())
+  It may be 16 to 512 per axis, for the last two dimensions, where tiles then still have 128 elements.
+
+  >>> tile_of((4096, 14336)), tile_of((512, 1024)), tile_of((50257, 768)), tile_of((64, 64)), tile_of((7,)), tile_of(())
+  ((8, 28), (8, 16), (29, 6), (8, 8), (7,), ())
   """
+  plans = [_plan(shape, parts) for parts in (512, 256, 128, 64, 32, 16, 8)]
+  least = min(128, math.prod(plans[-1]))
+  return next(tile for tile in plans if math.prod(tile) >= least)
+
+
+def _plan(shape: tuple[int, ...], parts: int, budget: int = 256) -> tuple[int, ...]:
+  """The largest tile within a budget that divides each of so many parts of the last two dimensions, and 8 of others."""
   tile: list[int] = []
-  for dim in reversed(shape):
-    part = dim // math.gcd(dim, 8) if dim else 1
+  for i, dim in enumerate(reversed(shape)):
+    part = dim // math.gcd(dim, parts if i < 2 else 8) if dim else 1
     side = max((d for d in range(1, min(part, budget) + 1) if part % d == 0), default=1)
     tile.append(side)
     budget //= side
