@@ -59,7 +59,7 @@ class Model(NamedTuple):
   heads: int  # width of all keys, and of all values
   vocabulary: int = 128_256
   tied: bool = False
-  min_size: int = 2**20  # ZeRO-1 and `fsdp-rows` leave smaller arrays whole: here the norms
+  min_size: int = 2**20  # smaller arrays are not split: here the norms
 
   def shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
     layers, hidden = self.layers, self.hidden
@@ -101,25 +101,17 @@ LAYOUTS = {
   'zero1-jit': Layout('ZeRO-1, jit', '`sharding.zero1` under `jax.jit`; parameters on every device', passes=3),
   'zero1-shard_map': Layout('ZeRO-1, shard_map', 'the same value inside `jax.shard_map`', passes=2),
   'fsdp': Layout(
-    'FSDP, largest',
+    'FSDP',
     'parameters, gradients and state split in the largest dimension that the devices divide (of equal ones the first)',
-    split_params=True,
-    model_passes=3,
-  ),
-  'fsdp-rows': Layout(
-    'FSDP, rows',
-    'the same, but in the last dimension only where they divide no other one, and small arrays whole',
     split_params=True,
     model_passes=3,
   ),
 }
 
 
-def split(layout: str, shape: tuple[int, ...], n: int, min_size: int) -> P:
-  """How FSDP splits an array; whole where nothing divides."""
-  dims = [i for i, side in enumerate(shape) if side % n == 0]
-  if layout == 'fsdp-rows':  # tiles lie along the last dimension
-    dims = [] if math.prod(shape) < min_size else [i for i in dims if i < len(shape) - 1] or dims
+def split(shape: tuple[int, ...], n: int, min_size: int) -> P:
+  """How FSDP splits an array; whole where it is small or nothing divides."""
+  dims = [i for i, side in enumerate(shape) if side % n == 0 and math.prod(shape) >= min_size]
   return P(*[None] * dim, 'data') if (dim := max(dims, key=lambda i: shape[i], default=None)) is not None else P()
 
 
@@ -141,7 +133,7 @@ def case(shapes: Any, n: int, layout: str, store: str, min_size: int) -> Case:
   mesh = jax.make_mesh((n,), ('data',), axis_types=(AxisType.Auto,), devices=jax.devices()[:n])
   tx, where = bo.adabelief(1e-3, store=store), jax.tree.map(lambda _: NamedSharding(mesh, P()), shapes)
   if LAYOUTS[layout].split_params:
-    where = jax.tree.map(lambda x: NamedSharding(mesh, split(layout, x.shape, n, min_size)), shapes)
+    where = jax.tree.map(lambda x: NamedSharding(mesh, split(x.shape, n, min_size)), shapes)
   elif LAYOUTS[layout].split_state:
     tx = sharding.zero1(tx, where, min_size=min_size)
   params = placed(shapes, where)
@@ -294,7 +286,19 @@ def rows_of(report: dict[str, Any]) -> list[Row]:
 
 def gib(size: float) -> str:
   x = size / 2**30
-  return f'{x:,.0f}' if x >= 100 else f'{x:.1f}' if x >= 10 else f'{x:.2f}' if x >= 0.01 else f'{x:.1g}'
+  return (
+    f'{x:,.0f}'
+    if x >= 100
+    else f'{x:.1f}'
+    if x >= 10
+    else f'{x:.2f}'
+    if x >= 0.01
+    else f'{x:.3f}'
+    if x >= 0.001
+    else '< 0.001'
+    if x
+    else '0'
+  )
 
 
 def percent(x: float) -> str:
@@ -376,15 +380,6 @@ def fits_text(rows: Sequence[Row]) -> list[str]:
   ]
 
 
-def state_reading(rows: Sequence[Row]) -> str:
-  tree, most = rows[-1].tree, max(row.n for row in rows if row.tree == rows[-1].tree)
-  lines = []
-  for (layout,), group in grouped([row for row in rows if (row.tree, row.n) == (tree, most)], 'layout'):
-    of = listed([f'{gib(row.of["state"])} ({row.store})' for row in group])
-    lines.append(f'{LAYOUTS[layout].title}: {of}')
-  return f'**State.** GiB of state of {tree} on one of {most} devices. {". ".join(lines)}.'
-
-
 def fsdp_reading(rows: Sequence[Row]) -> list[str]:
   steps = [row for row in rows if LAYOUTS[row.layout].split_params]
   talking, said = [row for row in steps if row.of['collectives']], []
@@ -399,9 +394,9 @@ def fsdp_reading(rows: Sequence[Row]) -> list[str]:
   if not said:
     return [first]
   return [
-    f'{first} The others have to do with the exponents of tiles. A tile of up to {TILE} elements lies along the last '
-    'dimensions, and divides every part of an array that is split into up to 8; where more devices do not divide the '
-    'number of tiles, every device keeps all exponents and the update communicates. GiB on the wire and GiB allocated:',
+    f'{first} The others have to do with the exponents of tiles. Tiles divide the parts of an array that is split into '
+    'up to 512 where they still have 128 elements; where the devices do not divide the number of tiles, every device '
+    'keeps all exponents and the update communicates. GiB on the wire and GiB allocated:',
     '\n'.join(said),
   ]
 
@@ -504,15 +499,13 @@ def markdown(report: dict[str, Any]) -> str:
     'in `benchmarks/results/scaling.json`.',
     'The shapes are those of Llama decoders with stacked layers, all in float32. The mesh has one axis:',
     layouts,
-    f'ZeRO-1 splits the first dimension that the devices divide. It and "{LAYOUTS["fsdp-rows"].title}" leave arrays of '
-    f'fewer than {least} elements whole (`min_size`).',
+    f'ZeRO-1 splits the first dimension that the devices divide. Arrays of fewer than {least} elements are whole.',
     '## Bytes and collectives',
     *bytes_text(report, rows),
     '![State per device](scaling_state.png)',
     '## What fits',
     *fits_text(rows),
     '## Reading',
-    state_reading(rows),
     *fsdp_reading(rows),
     *zero_reading(rows),
     '## Paper and program',

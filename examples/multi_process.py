@@ -132,9 +132,12 @@ def launch(options):
   with socket.socket() as free:
     free.bind(('127.0.0.1', 0))
     coordinator = f'127.0.0.1:{free.getsockname()[1]}'
-  settings = {'coordinator': coordinator, 'num-processes': options.processes, 'devices': options.devices or 2}
-  command = [sys.executable, *sys.argv, *(f'--{name}={value}' for name, value in settings.items())]
-  processes = [subprocess.Popen([*command, f'--process-id={i}']) for i in range(options.processes)]
+  n = options.processes or 2
+  settings = vars(options) | {'coordinator': coordinator, 'num_processes': n, 'devices': options.devices or 2}
+  given = [f'--{name.replace("_", "-")}={value}' for name, value in settings.items() if value and name != 'processes']
+  on_ctrl_c = signal.signal(signal.SIGINT, signal.SIG_IGN)  # which the processes inherit: Ctrl-C is for this one alone
+  processes = [subprocess.Popen([sys.executable, __file__, *given, f'--process-id={i}']) for i in range(n)]
+  signal.signal(signal.SIGINT, on_ctrl_c)
   try:
     while any(process.poll() is None for process in processes):
       if any(process.returncode for process in processes):
@@ -160,7 +163,7 @@ def parse(argv=None):
   parser.add_argument('--save-every', type=whole_number(1), default=30, metavar='STEPS', help='(%(default)s)')
   parser.add_argument('--kill-at', type=whole_number(1), metavar='STEP', help='kill the last process after this step')
   here = parser.add_argument_group('on this machine')
-  here.add_argument('--processes', type=whole_number(1), default=2, help='how many to start (%(default)s)')
+  here.add_argument('--processes', type=whole_number(1), help='how many to start (2)')
   here.add_argument('--devices', type=whole_number(1), help='simulated devices of each process (2)')
   cluster = parser.add_argument_group('on a cluster, as jax.distributed.initialize takes them')
   cluster.add_argument('--coordinator', metavar='HOST:PORT', help='the address of process 0')
@@ -171,6 +174,8 @@ def parse(argv=None):
   given = [options.coordinator, options.num_processes, options.process_id]
   if any(x is not None for x in given) and None in given:
     parser.error('--coordinator, --num-processes and --process-id are given together, or not at all')
+  if options.processes and options.coordinator:
+    parser.error('--processes starts processes on this machine; with --coordinator each is started by itself')
   if options.num_processes is not None and options.process_id >= options.num_processes:
     parser.error(
       f'argument --process-id: must be below --num-processes, {options.num_processes}, got {options.process_id}'

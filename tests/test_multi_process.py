@@ -110,6 +110,11 @@ def test_killed_while_saving(uninterrupted, final, tmp_path):
   close(final(other), final(uninterrupted))
 
 
+def until_it_starts(process):
+  """What it says up to where it has resumed."""
+  return next(line for line in process.stdout if 'starts at' in line)
+
+
 def kill(out, rng, every):
   """Runs until it is killed: one worker during a save or between saves, or all at once; returns the status."""
   kept = max(steps(out)[0], default=0)
@@ -120,12 +125,10 @@ def kill(out, rng, every):
       status, said = run(out, '--save-every', every, '--kill-at', kept + rng.randrange(1, 2 * every))
     case 'all':
       with start(out, '--save-every', every) as process:
-        for line in process.stdout:
-          if 'starts at' in line:
-            break
+        said = until_it_starts(process)
         time.sleep(rng.uniform(0, 2))
         os.killpg(process.pid, signal.SIGKILL)
-        said = line + process.stdout.read()
+        said += process.stdout.read()
       status = process.returncode
   assert f'starts at step {kept}\n' in said, said
   return status
@@ -150,12 +153,27 @@ def test_killed_ten_times(uninterrupted, final, tmp_path, seed):
   equal(final(tmp_path), final(uninterrupted))
 
 
+@pytest.mark.skipif(signal.getsignal(signal.SIGINT) is signal.SIG_IGN, reason='Ctrl-C is ignored here, so there too')
+def test_ctrl_c_ends_all_processes(tmp_path):
+  with start(tmp_path) as process:
+    until_it_starts(process)
+    os.killpg(process.pid, signal.SIGINT)
+    said = process.stdout.read()  # ends when the last of them has
+  assert process.returncode == 130
+  assert said.endswith('stopped: start again to go on from the last checkpoint\n')
+  assert 'Traceback' not in said
+
+
 @pytest.mark.parametrize(
   ('options', 'message'),
   [
     (['--kill-at', '0'], "argument --kill-at: must be a whole number >= 1, got '0'"),
     (['--processes', 'two'], "argument --processes: must be a whole number >= 1, got 'two'"),
     (['--coordinator', 'host:1'], '--coordinator, --num-processes and --process-id are given together, or not at all'),
+    (
+      ['--processes', '2', '--coordinator', 'host:1', '--num-processes', '2', '--process-id', '1'],
+      '--processes starts processes on this machine; with --coordinator each is started by itself',
+    ),
     (
       ['--coordinator', 'host:1', '--num-processes', '2', '--process-id', '2'],
       'argument --process-id: must be below --num-processes, 2, got 2',
