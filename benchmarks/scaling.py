@@ -102,7 +102,7 @@ LAYOUTS = {
   'zero1-shard_map': Layout('ZeRO-1, shard_map', 'the same value inside `jax.shard_map`', passes=2),
   'fsdp': Layout(
     'FSDP',
-    'parameters, gradients and state split in the largest dimension that the devices divide (of equal ones the first)',
+    'parameters, gradients and state split in the largest dimension that the devices divide, if it can be not the last',
     split_params=True,
     model_passes=3,
   ),
@@ -112,6 +112,7 @@ LAYOUTS = {
 def split(shape: tuple[int, ...], n: int, min_size: int) -> P:
   """How FSDP splits an array; whole where it is small or nothing divides."""
   dims = [i for i, side in enumerate(shape) if side % n == 0 and math.prod(shape) >= min_size]
+  dims = [i for i in dims if i < len(shape) - 1] or dims  # tiles are pieces of rows
   return P(*[None] * dim, 'data') if (dim := max(dims, key=lambda i: shape[i], default=None)) is not None else P()
 
 
@@ -394,9 +395,9 @@ def fsdp_reading(rows: Sequence[Row]) -> list[str]:
   if not said:
     return [first]
   return [
-    f'{first} The others have to do with the exponents of tiles. Tiles divide the parts of an array that is split into '
-    'up to 512 where they still have 128 elements; where the devices do not divide the number of tiles, every device '
-    'keeps all exponents and the update communicates. GiB on the wire and GiB allocated:',
+    f'{first} The others have to do with the exponents of tiles, which are pieces of rows of at least 96 elements: '
+    'where the devices split rows and do not divide the number of tiles in one, as those of an embedding of 128256 '
+    'rows, every device keeps all its exponents and the update communicates. GiB on the wire and GiB allocated:',
     '\n'.join(said),
   ]
 

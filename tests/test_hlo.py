@@ -58,8 +58,8 @@ def collectives(program):
 NOT_IN_PLACE = {
   'adabelief-bfloat16': (2, 1),  # the new mean, which ends in a cast, is computed again from the old one by each kernel
   # Codes wait for the largest of their tile, and with them two moments or their logarithms.
-  'adabelief-int4': (0, 3.0117, 2.039),
-  'adabelief-int8': (0, 3.0117, 2.039),
+  'adabelief-int4': (0, 3.005, 2.018),
+  'adabelief-int8': (0, 3.005, 2.018),
   'adabelief-l2': (0, 1),  # g + w p is kept: a producer of two arrays, used on two levels, is not computed twice
   'adam-bfloat16-mean': (1, 0.5),  # the step uses the mean before its rounding, so the old one is needed to the end
   'presets.ranger_adabelief.ranger-decayed': (2, 5),  # centralized, chosen by step, synchronized: waits at each

@@ -284,8 +284,8 @@ class Int8(_Tiled):
   A second moment is a logarithm of 10 codes per factor of 2, over a range of 25 such factors below the largest of its
   tile; what is smaller is kept as the least of them, and never as 0. A mean has a sign and 7 bits that are logarithmic
   near the largest of its tile and linear around 0. An array that has no tile of 16 elements, such as a vector of prime
-  length, is kept in float32. Tiles divide every shard that a mesh of 2, 4 or 8 devices per axis makes, and one of 16 to
-  512, over the last two dimensions, where they then still have 128 elements.
+  length, is kept in float32. Tiles divide every shard that a mesh of 2, 4 or 8 devices per axis makes. Where rows are
+  long they are pieces of a row of at least 96 elements: then all dimensions but the last may be split at will.
 
   Attributes:
     min_size: smaller arrays are kept in float32.

@@ -93,27 +93,32 @@ def uncut(bits: jax.Array) -> jax.Array:
 
 
 @functools.lru_cache
-def tile_of(shape: tuple[int, ...]) -> tuple[int, ...]:
+def tile_of(shape: tuple[int, ...], budget: int = 256) -> tuple[int, ...]:
   """The shape of a tile: it divides the array, and every shard of it that a mesh of 2, 4 or 8 per axis makes.
 
-  It may be 16 to 512 per axis, for the last two dimensions, where tiles then still have 128 elements.
+  Where a tile of at least 96 elements lies in one row, it divides the shards that a larger mesh makes of the last
+  dimension, up to 512, as well; all others may then be split at will. It does not join rows for that: the moments of an
+  embedding's rows differ by orders of magnitude.
 
   >>> tile_of((4096, 14336)), tile_of((512, 1024)), tile_of((50257, 768)), tile_of((64, 64)), tile_of((7,)), tile_of(())
-  ((8, 28), (8, 16), (29, 6), (8, 8), (7,), ())
+  ((1, 112), (2, 128), (1, 96), (8, 8), (7,), ())
   """
-  plans = [_plan(shape, parts) for parts in (512, 256, 128, 64, 32, 16, 8)]
-  least = min(128, math.prod(plans[-1]))
-  return next(tile for tile in plans if math.prod(tile) >= least)
+  rows = ((*[1] * (len(shape) - 1), _side(shape[-1], parts, budget)) for parts in (512, 256, 128, 64, 32, 16) if shape)
+  return next((row for row in rows if row[-1] >= 96), _block(shape, budget))
 
 
-def _plan(shape: tuple[int, ...], parts: int, budget: int = 256) -> tuple[int, ...]:
-  """The largest tile within a budget that divides each of so many parts of the last two dimensions, and 8 of others."""
+def _side(dim: int, parts: int, most: int) -> int:
+  """The longest side of a tile that divides each of so many parts of a dimension."""
+  part = dim // math.gcd(dim, parts) if dim else 1
+  return max((d for d in range(1, min(part, most) + 1) if part % d == 0), default=1)
+
+
+def _block(shape: tuple[int, ...], budget: int) -> tuple[int, ...]:
+  """The largest tile that divides each of 8 parts of each dimension, from the last one on."""
   tile: list[int] = []
-  for i, dim in enumerate(reversed(shape)):
-    part = dim // math.gcd(dim, parts if i < 2 else 8) if dim else 1
-    side = max((d for d in range(1, min(part, budget) + 1) if part % d == 0), default=1)
-    tile.append(side)
-    budget //= side
+  for dim in reversed(shape):
+    tile.append(_side(dim, 8, budget))
+    budget //= tile[-1]
   return tuple(reversed(tile))
 
 
