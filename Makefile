@@ -28,11 +28,11 @@ lint: $(VENV)/.dev
 test-newest: $(VENV)/.dev
 	$(PY) $(PYTEST) -m 'not slow and not parity'
 
-# With the oldest versions that pyproject.toml admits. What an option of an algorithm asks of JAX the plain one asks too, the
-# ledger is a matter of numbers, not of versions, and programs around the package are no part of it: a third of the time.
+# With the oldest versions that pyproject.toml admits. What an option of an algorithm asks of JAX the plain one asks too, and
+# numbers, presets and programs around the package are no matter of versions: without them it takes a third of the time.
 test-oldest: $(OLDEST)/.test
 	$(OLDEST)/bin/python $(PYTEST) -m 'not slow and not parity and not variant' --ignore tests/parity \
-	  $(foreach name,benchmarks checkpoints examples multi_process scaling,--ignore tests/test_$(name).py)
+	  $(foreach name,benchmarks checkpoints examples groups interop matching multi_process numerics presets scaling,--ignore tests/test_$(name).py)
 
 test-oldest-all: $(OLDEST)/.test
 	$(OLDEST)/bin/python $(PYTEST) -m 'not slow and not parity'

@@ -28,7 +28,7 @@ from rich.table import Table
 import belief_optax as bo
 from belief_optax import sharding
 
-DEVICES, STEPS, BATCH, WIDTH = 8, 200, 64, 512
+DEVICES, STEPS, BATCH, WIDTH = 8, 100, 64, 512
 OPTIMIZER = bo.adabelief(optax.cosine_decay_schedule(1e-2, STEPS), weight_decay=1e-3)
 COLLECTIVES = 'all-reduce', 'reduce-scatter', 'all-gather', 'all-to-all', 'collective-permute'
 

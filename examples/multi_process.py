@@ -150,6 +150,7 @@ def launch(options):
     dead = {i: process.returncode for i, process in enumerate(processes) if process.returncode}
     for process in processes:
       process.kill()
+    for process in processes:
       process.wait()
   for i, status in dead.items():
     how = signal.Signals(-status).name if status < 0 else f'exit status {status}'

@@ -125,6 +125,9 @@ STORES = ['float32', 'bfloat16', 'packed16', 'int8', 'int4']
 SECTIONS = ['bytes', 'freeze', 'codes', 'training', 'parameters', 'speed']
 
 
+of_a_run = pytest.mark.slow  # which takes half a minute of compilation
+
+
 @pytest.fixture(scope='module')
 def precision(tmp_path_factory):
   out = tmp_path_factory.mktemp('precision')
@@ -142,6 +145,7 @@ def report(monkeypatch):
   return precision
 
 
+@of_a_run
 def test_precision_measures_every_section(precision):
   _, found = precision
   assert list(found) == SECTIONS
@@ -152,6 +156,7 @@ def test_precision_measures_every_section(precision):
   assert all(math.isfinite(n) for _, n in numbers(found))
 
 
+@of_a_run
 def test_precision_figures_that_do_not_depend_on_the_clock(precision):
   _, found = precision
   rows = found['bytes']['rows']
@@ -175,6 +180,7 @@ def test_precision_figures_that_do_not_depend_on_the_clock(precision):
   assert found['speed']['rows'][BELIEF]['ratio'] == {'median': 1, 'low': 1, 'high': 1}
 
 
+@of_a_run
 def test_the_text_on_precision_comes_from_the_figures(precision, report):
   out, found = precision
   text = (out / 'precision.md').read_text()

@@ -150,6 +150,7 @@ def test_killed_ten_times(uninterrupted, final, tmp_path, seed):
   equal(final(tmp_path), final(uninterrupted))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(signal.getsignal(signal.SIGINT) is signal.SIG_IGN, reason='Ctrl-C is ignored here, so there too')
 def test_ctrl_c_ends_all_processes(tmp_path):
   with start(tmp_path) as process:

@@ -21,6 +21,6 @@ def too_large(errors, dtype):
 _batches = [pytest.param(batch, id=f'batch {i}') for i, batch in enumerate(ours.batches())]
 
 
-def each_batch(test):
+def each_batch(dtypes=TOLERANCES):
   """Calls a test with each batch and dtype."""
-  return pytest.mark.parametrize('dtype', TOLERANCES)(pytest.mark.parametrize('batch', _batches)(test))
+  return lambda test: pytest.mark.parametrize('dtype', dtypes)(pytest.mark.parametrize('batch', _batches)(test))

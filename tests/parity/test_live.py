@@ -12,7 +12,7 @@ pytestmark = [
 ]
 
 
-@each_batch
+@each_batch()
 def test_presets_equal_the_real_packages(batch, dtype):
   recorded = recording.load()
   real = {config: peers.run(config, dtype) for config in batch if dtype in config.dtypes}
