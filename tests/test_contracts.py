@@ -418,7 +418,7 @@ def vmaps_over_a_population(row):
   assert_close(found[1][0]['w'][1], row.make().update(g, state, p)[0]['w'], rtol=1e-5)
 
 
-@contract()
+@contract(wrapper=True)
 def differentiates(row):
   """Backpropagation through young steps and an old one agrees with differences, and zeros give no NaN."""
   with x64():

@@ -74,6 +74,7 @@ def test_example_draws_what_it_says(name, tmp_path):
     assert matplotlib.image.imread(out / figure)[..., :3].std() > 0.01
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(signal.getsignal(signal.SIGINT) is signal.SIG_IGN, reason='Ctrl-C is ignored here, so there too')
 def test_ctrl_c_says_what_was_finished(tmp_path):
   arguments = command('digits', '--epochs', 1, '--seeds', 2, '--out', tmp_path)

@@ -89,25 +89,35 @@ def close(a, b):
   jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=0, atol=2e-6 * np.abs(y).max()), a, b)
 
 
-def test_killed_while_saving(uninterrupted, final, tmp_path):
-  """On two processes all bits are those of the run that nothing interrupted, on one process those of float32."""
-  out, other = tmp_path / 'killed', tmp_path / 'on one process'
+@pytest.fixture(scope='module')
+def killed(tmp_path_factory):
+  """What is left of a run of which a process was killed while it saved."""
+  out = tmp_path_factory.mktemp('killed')
   status, said = run(out, '--kill-at', 3 * EVERY)
   assert status == 1
   assert 'process 1 ended by SIGKILL: start again to go on from the last checkpoint\n' in said
   assert steps(out) == ([EVERY, 2 * EVERY], [3 * EVERY]), 'was killed during the save'
-  shutil.copytree(out, other)
+  return out
 
-  status, said = run(out)
+
+def test_resumed_on_as_many_processes(uninterrupted, killed, final, tmp_path):
+  """All bits are those of the run that nothing interrupted."""
+  shutil.copytree(killed, tmp_path, dirs_exist_ok=True)
+  status, said = run(tmp_path)
   assert status == 0, said
   assert f'2 processes, 4 devices: starts at step {2 * EVERY}\n' in said
-  assert steps(out) == ([5 * EVERY, 6 * EVERY, STEPS], [])
-  equal(final(out), final(uninterrupted))
+  assert steps(tmp_path) == ([5 * EVERY, 6 * EVERY, STEPS], [])
+  equal(final(tmp_path), final(uninterrupted))
 
-  status, said = run(other, '--processes', 1, '--devices', 4)
+
+@pytest.mark.slow
+def test_resumed_on_one_process(uninterrupted, killed, final, tmp_path):
+  """As many devices, of which sums are taken in another order."""
+  shutil.copytree(killed, tmp_path, dirs_exist_ok=True)
+  status, said = run(tmp_path, '--processes', 1, '--devices', 4)
   assert status == 0, said
   assert f'1 processes, 4 devices: starts at step {2 * EVERY}\n' in said
-  close(final(other), final(uninterrupted))
+  close(final(tmp_path), final(uninterrupted))
 
 
 def until_it_starts(process):
