@@ -79,7 +79,7 @@ TREES = {
 }
 TINY = {'tiny': Model(8, 128, 512, 128, vocabulary=1024, min_size=4096)}
 STORES = {'float32': 8.0, 'bfloat16': 4.0, 'packed16': 4.0, 'int8': 2 + 2 / TILE, 'int4': 1 + 2 / TILE}  # B/parameter
-Step = Callable[[Any, Any, Any], tuple[Any, Any]]  # of gradients, state and parameters: parameters and state
+Step = Callable[[Any, Any, Any], tuple[Any, Any]]  # of parameters, state and gradients: parameters and state
 
 
 class Layout(NamedTuple):
@@ -287,19 +287,8 @@ def rows_of(report: dict[str, Any]) -> list[Row]:
 
 def gib(size: float) -> str:
   x = size / 2**30
-  return (
-    f'{x:,.0f}'
-    if x >= 100
-    else f'{x:.1f}'
-    if x >= 10
-    else f'{x:.2f}'
-    if x >= 0.01
-    else f'{x:.3f}'
-    if x >= 0.001
-    else '< 0.001'
-    if x
-    else '0'
-  )
+  digits = next((digits for least, digits in ((100, 0), (10, 1), (0.01, 2), (0.001, 3)) if x >= least), None)
+  return f'{x:,.{digits}f}' if digits is not None else '< 0.001' if x else '0'
 
 
 def percent(x: float) -> str:

@@ -75,9 +75,8 @@ def compile_step(tx, params, state, batch):
   return step.lower(params, state, *batch).compile()
 
 
-def train(tx, where, mesh):
+def train(tx, where, mesh, images, labels):
   """Returns the losses, the last parameters and state, and the compiled step."""
-  images, labels, *_ = digits()
   split = NamedSharding(mesh, P('data'))
   params = jax.device_put(init(), where)
   state = sharding.init_sharded(tx, params, where)
@@ -141,7 +140,8 @@ def main(out: Path):
   jax.config.update('jax_platforms', 'cpu')
   jax.config.update('jax_num_cpu_devices', DEVICES)
   mesh = jax.make_mesh((DEVICES,), ('data',), axis_types=(AxisType.Auto,))
-  results = {name: train(tx, where, mesh) for name, (where, tx) in ways(mesh).items()}
+  images, labels, *_ = digits()
+  results = {name: train(tx, where, mesh, images, labels) for name, (where, tx) in ways(mesh).items()}
   first, *_ = results['data parallel']
   columns = [
     [

@@ -1,6 +1,7 @@
 """The examples, as users run them: from the command line."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -69,6 +70,10 @@ def test_example_draws_what_it_says(name, tmp_path):
   for sentence in SAID[name]:
     assert sentence in done.stdout
   assert sorted(path.name for path in out.glob('*.png')) == FIGURES[name]
+  if name == 'multi_device':
+    differences = re.search('largest difference of a loss(.*)', done.stdout)[1].split()
+    assert len(differences) == 3
+    assert all(float(difference) < 1e-4 for difference in differences), 'the losses differ by more than rounding'
   for figure in FIGURES[name]:
     assert f'drew {out / figure}\n' in done.stdout
     assert matplotlib.image.imread(out / figure)[..., :3].std() > 0.01
