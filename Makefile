@@ -32,7 +32,7 @@ test-newest: $(VENV)/.dev
 # numbers, presets and programs around the package are no matter of versions: without them it takes a third of the time.
 test-oldest: $(OLDEST)/.test
 	$(OLDEST)/bin/python $(PYTEST) -m 'not slow and not parity and not variant' --ignore tests/parity \
-	  $(foreach name,benchmarks checkpoints examples groups interop matching multi_process numerics presets scaling,--ignore tests/test_$(name).py)
+	  $(foreach name,benchmarks checkpoints examples param_groups interop conversions multi_process numerics presets scaling,--ignore tests/test_$(name).py)
 
 test-oldest-all: $(OLDEST)/.test
 	$(OLDEST)/bin/python $(PYTEST) -m 'not slow and not parity'

@@ -1,7 +1,8 @@
 """Adaptive-moment optimizers for JAX, each a short list of lines: AdaBelief and its family."""
 
-from belief_optax.algebra import Leaf, Line, Now, Recipe, Slot, State, compose, piece, when
-from belief_optax.algorithms import (
+from belief_optax.conversions import eps_for_floor, floor_of, matched_learning_rate
+from belief_optax.core import Leaf, Line, Now, Recipe, Slot, State, compose, piece, when
+from belief_optax.optimizers import (
   adabelief,
   adagrad,
   adam,
@@ -14,8 +15,7 @@ from belief_optax.algorithms import (
   scale_by_belief,
   sgd,
 )
-from belief_optax.groups import by_path
-from belief_optax.matching import eps_for_floor, floor_of, matched_learning_rate
+from belief_optax.param_groups import by_path
 from belief_optax.pieces import (
   accumulate_squares,
   add_decayed_weights,
@@ -40,7 +40,7 @@ from belief_optax.pieces import (
   scale_by_learning_rate,
   second_moment,
 )
-from belief_optax.states import convert_state, decode_state, state_bytes
+from belief_optax.stores.convert import convert_state, decode_state, state_bytes
 
 __version__ = '0.1.0'
 

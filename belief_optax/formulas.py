@@ -16,6 +16,7 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 # Scalars and arrays alike; the host's float64 numbers and the step's traced scalars share every formula.
 Number = Any
@@ -41,6 +42,25 @@ def _forgets(rate: Number) -> bool:
   return _xp(rate) is np and rate > 0.5
 
 
+def largest_gradient(like: Number) -> float:
+  """The largest gradient that an average of squares takes: 2^60 in float32, 2^508 in float64.
+
+  The square of a residual of two such numbers, and the sum of it and another one, are finite.
+  """
+  return 2.0 ** (jnp.finfo(like.dtype).maxexp // 2 - 4)
+
+
+def bounded(x: Number, limit: float) -> Number:
+  """A number of a limited size; NaN where it is not finite, so that this stays visible.
+
+  What ends in an operation on one array and constants XLA:CPU computes again in each kernel that reads it. In the other
+  order, with the selection last, it would write a temporary.
+  """
+  if jnp.iscomplexobj(x):
+    return lax.complex(bounded(x.real, limit), bounded(x.imag, limit))
+  return jnp.clip(jnp.where(jnp.isfinite(x), x, jnp.nan), -limit, limit)
+
+
 def square(r: Number, weight: Number = 1.0) -> Number:
   """The real weight |r|^2, as (weight r) r: a weight of 1e-3 keeps the square of 1e20 finite in float32."""
   if jnp.iscomplexobj(r):
@@ -51,11 +71,10 @@ def square(r: Number, weight: Number = 1.0) -> Number:
 def ema_square(old: Number, r: Number, rate: Number, weight: Number | None = None, floor: Number = 0.0) -> Number:
   """Moves an average of squares: b old + weight |r|^2 + floor, with rate = 1-b and weight = rate unless it is given.
 
-  What is added is bounded, so that the average stays finite and one huge gradient cannot freeze its parameter for ever.
-  Bound and floor stand inside the sum: outside of it, XLA:CPU computes the average twice and copies a whole buffer.
+  It is finite where r comes from gradients of at most `largest_gradient`. The floor stands inside the sum: outside of
+  it, XLA:CPU computes the average twice and copies a whole buffer.
   """
-  bound = rate * (float(jnp.finfo(old.dtype).max) / 2)
-  added = jnp.minimum(square(r, rate if weight is None else weight) + floor, bound)
+  added = square(r, rate if weight is None else weight) + floor
   return (1 - rate) * old + added if _forgets(rate) else old + (added - rate * old)
 
 
@@ -74,15 +93,15 @@ def two_sum(total: tuple[Number, Number], x: Number) -> tuple[Number, Number]:
 
 
 def safe_sqrt(v: Number) -> Number:
-  """sqrt(v) where v > 0, else 0; its derivative at 0 is 0 instead of infinite."""
-  positive = v > 0
-  return jnp.where(positive, jnp.sqrt(jnp.where(positive, v, 1)), 0)
+  """sqrt(v) for v >= 0, whose derivative at 0 is 0 instead of infinite; NaN for what is no square."""
+  zero = v == 0
+  return jnp.where(zero, 0, jnp.sqrt(jnp.where(zero, 1, v)))
 
 
 def safe_divide(a: Number, d: Number) -> Number:
-  """A / d where d > 0, else 0: what has no scale is not moved."""
-  positive = d > 0
-  return jnp.where(positive, a / jnp.where(positive, d, 1), 0)
+  """A / d, but 0 where d = 0: what has no scale is not moved. A NaN in d stays visible."""
+  zero = d == 0
+  return jnp.where(zero, 0, a / jnp.where(zero, 1, d))
 
 
 def decay_exponent(b: Number) -> Number:

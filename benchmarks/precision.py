@@ -94,7 +94,7 @@ def nearest(store: stores.Store) -> stores.Store:
 
   class Nearest(type(store)):
     def save(self, group, values, kept, dither):
-      return super().save(group, values, kept, stores.codes.to_nearest(values[0]))
+      return super().save(group, values, kept, stores.bits.to_nearest(values[0]))
 
   return dataclasses.dataclass(frozen=True)(Nearest)(min_size=0)
 

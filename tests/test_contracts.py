@@ -81,7 +81,7 @@ def test_contract(holds: Callable[[Row], None], row: Row) -> None:
 
 
 def test_every_public_algorithm_has_a_row():
-  assert {row.algorithm for row in ALGORITHM_ROWS} == set(bo.algorithms.__all__)
+  assert {row.algorithm for row in ALGORITHM_ROWS} == set(bo.optimizers.__all__)
   assert len({str(row) for row in ROWS}) == len(ROWS)
 
 

@@ -32,7 +32,7 @@ DOCUMENTED = PUBLIC | _formulas()
 FUNCTIONS = [name for name in PUBLIC if not inspect.isclass(PUBLIC[name])]
 CLASSES = [name for name in PUBLIC if inspect.isclass(PUBLIC[name])]
 # The dialects and the pieces of mathematics, which show it.
-EQUATIONS = [f'bo.{name}' for name in (*bo.algorithms.__all__, *bo.pieces.__all__)]
+EQUATIONS = [f'bo.{name}' for name in (*bo.optimizers.__all__, *bo.pieces.__all__)]
 EQUATIONS += [f'presets.{name}' for name in PRESETS]
 ROOT = Path(__file__).parents[1]
 TEXTS = [ROOT / 'README.md', ROOT / 'docs' / 'coming_from_pytorch.md']
@@ -99,7 +99,7 @@ def test_what_is_refused_is_documented(name):
   assert sections(PUBLIC[name].__doc__).get('Raises', '').strip()
 
 
-@pytest.mark.parametrize('name', bo.algorithms.__all__)
+@pytest.mark.parametrize('name', bo.optimizers.__all__)
 def test_algorithms_show_their_source(name):
   assert sections(getattr(bo, name).__doc__).get('References', '').strip()
 
@@ -116,7 +116,7 @@ def test_attributes_of_classes_are_documented(name):
 
 def test_public_names_are_sorted_and_complete():
   assert bo.__all__ == sorted(bo.__all__, key=lambda name: (not name[0].isupper(), name))
-  assert set(bo.algorithms.__all__) | set(bo.pieces.__all__) <= set(bo.__all__)
+  assert set(bo.optimizers.__all__) | set(bo.pieces.__all__) <= set(bo.__all__)
   assert all(hasattr(bo, name) for name in bo.__all__)
 
 

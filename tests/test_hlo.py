@@ -60,7 +60,6 @@ NOT_IN_PLACE = {
   # Codes wait for the largest of their tile, and with them two moments or their logarithms.
   'adabelief-int4': (0, 3.005, 2.018),
   'adabelief-int8': (0, 3.005, 2.018),
-  'adabelief-l2': (0, 1),  # g + w p is kept: a producer of two arrays, used on two levels, is not computed twice
   'adam-bfloat16-mean': (1, 0.5),  # the step uses the mean before its rounding, so the old one is needed to the end
   'presets.ranger_adabelief.ranger-decayed': (2, 5),  # centralized, chosen by step, synchronized: waits at each
   'presets.timm.rmsprop_tf-cautious': (0, 1),  # the direction waits for its own mean
@@ -98,7 +97,7 @@ def test_sharded_step_needs_no_communication(row):
     assert jax.tree.all(jax.tree.map(lambda x, p: x.is_equivalent_to(p.sharding, 2), tree, shapes))
 
 
-# How often a rule is traced is counted by test_algebra; here are the programs.
+# How often a rule is traced is counted by test_core; here are the programs.
 @pytest.mark.parametrize('row', [row for row in ROWS if not row.variant], ids=str)
 def test_eager_update_of_many_leaves_compiles_one_program(row):
   tx = row.make()

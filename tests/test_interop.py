@@ -215,7 +215,7 @@ def test_param_groups_are_read_from_the_lines(tx, expected):
     (bo.adamw(SCHEDULE, weight_decay=0.1, weight_decay_mode='independent'), 'independent'),
   ],
 )
-def test_groups_that_torch_has_no_word_for(tx, words):
+def test_param_groups_that_torch_has_no_word_for(tx, words):
   with pytest.raises(ValueError, match=words):
     interop.dump_state(trained(tx), tx, PARAMS)
   like = dumped(bo.adam(1e-3))

@@ -23,7 +23,7 @@ from preset_functions import PRESETS
 
 import belief_optax as bo
 from belief_optax import presets
-from belief_optax.presets import _dialect
+from belief_optax.presets import dialect
 from belief_optax.presets.labml import WeightDecay
 
 REQUIRED = {
@@ -46,7 +46,7 @@ def rate_of(name):
 @pytest.fixture
 def fresh(monkeypatch):
   """A process that has not warned yet."""
-  monkeypatch.setattr(_dialect, '_warned', set())
+  monkeypatch.setattr(dialect, '_warned', set())
 
 
 @pytest.fixture
@@ -360,7 +360,7 @@ def test_nothing_warns_by_default():
     make('adabelief_tf.adabelief', version=version)
   for options in ({'version': '0.2.1', 'amsgrad': True, 'rectify': False}, {'weight_decouple': False}):
     make('adabelief_pytorch.adabelief', weight_decay=0.1, **options)
-  assert not _dialect._warned
+  assert not dialect._warned
 
 
 # Learning rates that move, and hyperparameters that are data.
@@ -751,7 +751,7 @@ def test_schedules_of_presets_are_values():
     assert hash(tx) == hash(make(name, **{rate_of(name): schedule}, **options))
 
 
-def test_groups_of_a_preset():
+def test_param_groups_of_a_preset():
   factory = functools.partial(presets.timm.adabelief, lr=1e-2, weight_decay=0.1, eps=EPS)
   tx = bo.by_path({'b': {'weight_decay': 0.0}, 'w': {'lr': 1e-3, 'betas': (0.5, 0.9)}}, factory)
   updates, p, _ = run(tx, params(), gradients())

@@ -28,8 +28,8 @@ from test_hlo import collectives, compiled_step, copies
 
 import belief_optax as bo
 from belief_optax import interop, presets, stores
-from belief_optax.slots import Slot
-from belief_optax.stores import codes
+from belief_optax.core import Slot
+from belief_optax.stores import bits, tiled
 
 MU, NU = Slot('mu'), Slot('nu', real=True)
 ROUNDING = {
@@ -272,7 +272,7 @@ def round_trips(store, group, values, steps=4096):
   """The mean of what is read after writing, over the dithers of many steps, and the last reading."""
 
   def step(total, t):
-    dither = functools.partial(codes.dither, values[0].shape, t)
+    dither = functools.partial(bits.dither, values[0].shape, t)
     read = store.decode(group, store.encode(group, values, dither))
     return [a + b for a, b in zip(total, read, strict=True)], read
 
@@ -456,7 +456,7 @@ def test_sharded_update_is_local_and_has_the_same_bits(store):
   ],
 )
 def test_tiles_divide_the_shards_of_large_meshes(shape, parts):
-  tile = codes.tile_of(shape)
+  tile = tiled.tile_of(shape)
   assert 64 <= math.prod(tile) <= 256
   counts = [dim // side for dim, side in zip(shape, tile, strict=True)]
   assert all(n % part == 0 for n, part in zip(counts, parts, strict=True)), counts
@@ -465,7 +465,7 @@ def test_tiles_divide_the_shards_of_large_meshes(shape, parts):
 @hypothesis.settings(deadline=None, derandomize=True)
 @hypothesis.given(st.lists(st.integers(0, 1000), max_size=4))
 def test_tiles_divide_arrays_and_the_shards_of_small_meshes(shape):
-  tile = codes.tile_of(tuple(shape))
+  tile = tiled.tile_of(tuple(shape))
   assert math.prod(tile) <= 256
   for dim, side in zip(shape, tile, strict=True):
     assert all((dim // n) % side == 0 for n in (1, 2, 4, 8) if dim % n == 0)
@@ -798,7 +798,7 @@ def test_a_corrupted_state_is_refused():
 
 def test_unknown_names_list_the_choices():
   choices = "store must be one of 'float32', 'params', 'bfloat16', 'packed16', 'int8', 'int4'"
-  for name in bo.algorithms.__all__:
+  for name in bo.optimizers.__all__:
     make = getattr(bo, name)
     options = {} if name == 'scale_by_belief' else {'learning_rate': 1e-3}
     with pytest.raises(ValueError, match=f"^{choices}.*got 'int5'"):

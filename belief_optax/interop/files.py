@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from belief_optax.interop._values import to_numpy
+from belief_optax.interop.values import to_numpy
 
 _GROUPS, _NUMBERS = 'param_groups', 'numbers'
 

@@ -8,8 +8,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from belief_optax.groups import name_of
-from belief_optax.interop._problems import Problems
+from belief_optax.interop.problems import Problems
+from belief_optax.param_groups import name_of
 
 Key = str | int
 

@@ -10,13 +10,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from belief_optax import dtypes
-from belief_optax.algebra import State, compose
-from belief_optax.interop._problems import Problems
-from belief_optax.interop._reading import RECOMPUTED, Reading, check_state, lines_of
-from belief_optax.interop._values import by_parts, held_as, of_torch, placed, to_numpy
+from belief_optax.core import State, compose, dtypes
 from belief_optax.interop.names import Bound, Key, Names, bind
-from belief_optax.states import convert_state, decode_state
+from belief_optax.interop.problems import Problems
+from belief_optax.interop.reading import RECOMPUTED, Reading, check_state, lines_of
+from belief_optax.interop.values import by_parts, held_as, of_torch, placed, to_numpy
+from belief_optax.stores.convert import convert_state, decode_state
 
 Entries = dict[Any, dict[str, Any]]
 

@@ -7,13 +7,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from belief_optax import dtypes, formulas
-from belief_optax.algebra import State, compose
-from belief_optax.arguments import at
-from belief_optax.interop._reading import Reading, check_state, lines_of
-from belief_optax.interop._values import by_parts
-from belief_optax.matching import floor_of
-from belief_optax.states import convert_state, decode_state
+from belief_optax import formulas
+from belief_optax.conversions import floor_of
+from belief_optax.core import State, compose, dtypes
+from belief_optax.core.arguments import at
+from belief_optax.interop.reading import Reading, check_state, lines_of
+from belief_optax.interop.values import by_parts
+from belief_optax.stores.convert import convert_state, decode_state
 
 _KINDS = ('belief', 'second_moment', 'centered_moment', 'accumulate_squares')
 

@@ -1,20 +1,22 @@
 """The lines of mathematics that the family is composed of."""
 
-from belief_optax.pieces.corrections import bias_correct, bias_correct_step, nesterov, raw_mean, rectify
+from belief_optax.pieces.bias import bias_correct, bias_correct_step, raw_mean
+from belief_optax.pieces.complex import complex_as_reals
 from belief_optax.pieces.decay import add_decayed_weights
-from belief_optax.pieces.directions import add_eps_root, precondition, scale, scale_by_learning_rate
+from belief_optax.pieces.lookahead import lookahead
 from belief_optax.pieces.moments import (
   accumulate_squares,
   belief,
   centered_moment,
   first_moment,
-  heavy_ball,
   running_max,
   second_moment,
 )
-from belief_optax.pieces.outer import complex_as_reals, lookahead
+from belief_optax.pieces.momentum import heavy_ball, nesterov
+from belief_optax.pieces.rectify import rectify
+from belief_optax.pieces.reductions import cautious, centralize
 from belief_optax.pieces.rounding import round_updates
-from belief_optax.pieces.whole import cautious, centralize
+from belief_optax.pieces.scaling import add_eps_root, precondition, scale, scale_by_learning_rate
 
 __all__ = [
   'accumulate_squares',

@@ -2,13 +2,12 @@
 
 from typing import Any
 
-from belief_optax.algebra import Leaf, Line, Now, piece
-from belief_optax.arguments import NONNEGATIVE, hyper, option
-from belief_optax.masks import normal_mask
+from optax import ScalarOrSchedule
+
+from belief_optax.core import NONNEGATIVE, Leaf, Line, Now, hyper, mask_option, piece
 
 
-@piece
-class add_decayed_weights(Line):
+class AddDecayedWeights(Line):
   r"""Adds the decayed parameters to the direction.
 
   .. math:: u_t \leftarrow u_t + \lambda_t c_t \theta_{t-1}
@@ -40,18 +39,17 @@ class add_decayed_weights(Line):
     Loshchilov and Hutter, Decoupled weight decay regularization (https://arxiv.org/abs/1711.05101), Algorithm 2.
   """
 
-  weight_decay: Any = hyper(allowed=NONNEGATIVE)
-  mask: Any = option(None, normal=normal_mask)
-  multiplier: Any = hyper(1.0, allowed=NONNEGATIVE)
+  weight_decay: ScalarOrSchedule = hyper(allowed=NONNEGATIVE, constant=False)
+  mask: Any = mask_option()
+  multiplier: ScalarOrSchedule = hyper(1.0, allowed=NONNEGATIVE)
 
   reads_params = True
-
-  @property
-  def where(self) -> Any:
-    return self.mask
 
   def scalars(self, now: Now) -> Any:
     return now(self.weight_decay) * now(self.multiplier)
 
   def step(self, x: Leaf, k: Any) -> Leaf:
     return x.redirect(x.u + k * x.p)  # u <- u + lambda c theta
+
+
+add_decayed_weights = piece(AddDecayedWeights)

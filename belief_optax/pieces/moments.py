@@ -3,26 +3,28 @@
 from typing import Any
 
 import jax.numpy as jnp
+from optax import ScalarOrSchedule
 
 from belief_optax import formulas
-from belief_optax.algebra import Leaf, Line, Now, Slot, piece
-from belief_optax.arguments import (
+from belief_optax.core import (
   DECAY_RATE,
   EPSILON,
-  MOMENTUM,
   NONNEGATIVE,
   POSITIVE_DECAY_RATE,
-  choice,
+  Leaf,
+  Line,
+  Now,
+  Slot,
   flag,
   hyper,
   option,
   optional_hyper,
+  piece,
   state_dtype,
 )
 
 
-@piece
-class first_moment(Line):
+class FirstMoment(Line):
   r"""Averages the gradient.
 
   .. math:: m_t = b_1 m_{t-1} + (1 - b_1) g_t
@@ -48,7 +50,7 @@ class first_moment(Line):
     Kingma and Ba, Adam (https://arxiv.org/abs/1412.6980), Algorithm 1.
   """
 
-  b1: Any = hyper(0.9, allowed=DECAY_RATE)
+  b1: ScalarOrSchedule = hyper(0.9, allowed=DECAY_RATE)
   dtype: Any = option(None, normal=state_dtype)
 
   gives = ('mu', 'mu_hat')
@@ -62,11 +64,13 @@ class first_moment(Line):
 
   def step(self, x: Leaf, k: Any) -> Leaf:
     mu = formulas.ema(x.slots['mu'], x.g, k)  # m_t = m_{t-1} + (1-b1)(g_t - m_{t-1})
-    return x.keep(mu=mu).mean(mu)
+    return x.keep(mu=mu).mean('mu')
 
 
-@piece
-class second_moment(Line):
+first_moment = piece(FirstMoment)
+
+
+class SecondMoment(Line):
   r"""Averages the squared magnitude of the gradient.
 
   .. math:: v_t = b_2 v_{t-1} + (1 - b_2) |g_t|^2
@@ -92,10 +96,11 @@ class second_moment(Line):
     Kingma and Ba, Adam (https://arxiv.org/abs/1412.6980), Algorithm 1.
   """
 
-  b2: Any = hyper(0.999, allowed=DECAY_RATE)
-  initial: Any = hyper(0.0, allowed=NONNEGATIVE)
+  b2: ScalarOrSchedule = hyper(0.999, allowed=DECAY_RATE)
+  initial: ScalarOrSchedule = hyper(0.0, allowed=NONNEGATIVE)
 
   gives = ('nu_hat',)
+  squares = True
 
   @property
   def slots(self) -> tuple[Slot, ...]:
@@ -106,11 +111,13 @@ class second_moment(Line):
 
   def step(self, x: Leaf, k: Any) -> Leaf:
     nu = formulas.ema_square(x.slots['nu'], x.g, k)  # v_t = b2 v_{t-1} + (1-b2)|g_t|^2
-    return x.keep(nu=nu).set(nu_hat=nu)
+    return x.keep(nu=nu).set(nu_hat='nu')
 
 
-@piece
-class belief(Line):
+second_moment = piece(SecondMoment)
+
+
+class Belief(Line):
   r"""Averages the squared distance of the gradient from its expectation.
 
   .. math:: s_t = b_2 s_{t-1} + (1 - b_2) |g_t - \hat{m}|^2 + \varepsilon_{root}
@@ -150,12 +157,13 @@ class belief(Line):
     Zhuang et al., AdaBelief (https://arxiv.org/abs/2010.07468), Algorithm 2.
   """
 
-  b2: Any = hyper(0.999, allowed=DECAY_RATE)
-  eps_root: Any = hyper(1e-16, allowed=EPSILON)
-  b1: Any = optional_hyper(None, allowed=POSITIVE_DECAY_RATE)
+  b2: ScalarOrSchedule = hyper(0.999, allowed=DECAY_RATE)
+  eps_root: ScalarOrSchedule = hyper(1e-16, allowed=EPSILON)
+  b1: ScalarOrSchedule | None = optional_hyper(None, allowed=POSITIVE_DECAY_RATE)
 
   needs = ('mu',)
   gives = ('nu_hat',)
+  squares = True
 
   @property
   def slots(self) -> tuple[Slot, ...]:
@@ -168,11 +176,13 @@ class belief(Line):
   def step(self, x: Leaf, k: Any) -> Leaf:
     rate, weight, eps_root = k
     nu = formulas.ema_square(x.slots['nu'], x.g - x.mu_hat, rate, weight, eps_root)  # s_t = b2 s + (1-b2)|g-m|^2 + eps
-    return x.keep(nu=nu).set(nu_hat=nu)
+    return x.keep(nu=nu).set(nu_hat='nu')
 
 
-@piece
-class centered_moment(Line):
+belief = piece(Belief)
+
+
+class CenteredMoment(Line):
   r"""Averages the gradient and its variance around that average.
 
   .. math:: m_t = d m_{t-1} + (1 - d) g_t, \qquad s_t = d s_{t-1} + d (1 - d) |g_t - m_{t-1}|^2
@@ -206,11 +216,12 @@ class centered_moment(Line):
     Graves (https://arxiv.org/abs/1308.0850), eq. 38-45; West, Updating mean and variance estimates (1979).
   """
 
-  decay: Any = hyper(0.9, allowed=DECAY_RATE)
-  initial: Any = hyper(0.0, allowed=NONNEGATIVE)
+  decay: ScalarOrSchedule = hyper(0.9, allowed=DECAY_RATE)
+  initial: ScalarOrSchedule = hyper(0.0, allowed=NONNEGATIVE)
   debias: bool = option(False, normal=flag)
 
   gives = ('mu', 'mu_hat', 'nu_hat')
+  squares = True
 
   @property
   def ages(self) -> tuple[str, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -233,11 +244,13 @@ class centered_moment(Line):
     mu = formulas.ema(x.slots['mu'], x.g, rate)  # m_t = d m_{t-1} + (1-d) g_t
     # s_t = d s_{t-1} + d(1-d) |g_t - m_{t-1}|^2, written with m_t because XLA:CPU would copy the old mean
     nu = formulas.ema_square(x.slots['nu'], x.g - unbias * mu, rate, spread)
-    return x.keep(mu=mu, nu=nu).set(mu_hat=mu, nu_hat=nu)
+    return x.keep(mu=mu, nu=nu).set(mu_hat='mu', nu_hat='nu')
 
 
-@piece
-class accumulate_squares(Line):
+centered_moment = piece(CenteredMoment)
+
+
+class AccumulateSquares(Line):
   r"""Sums the squared magnitudes of all gradients.
 
   .. math:: v_t = v_{t-1} + |g_t|^2
@@ -262,9 +275,10 @@ class accumulate_squares(Line):
     Duchi et al., Adaptive subgradient methods (JMLR 12, 2011), section 1.1.
   """
 
-  initial: Any = hyper(0.0, allowed=NONNEGATIVE)
+  initial: ScalarOrSchedule = hyper(0.0, allowed=NONNEGATIVE)
 
   gives = ('nu_hat',)
+  squares = True
 
   @property
   def slots(self) -> tuple[Slot, ...]:
@@ -272,11 +286,13 @@ class accumulate_squares(Line):
 
   def step(self, x: Leaf, k: Any) -> Leaf:
     nu = formulas.add_square(x.slots['nu'], x.g)  # v_t = v_{t-1} + |g_t|^2
-    return x.keep(nu=nu).set(nu_hat=nu)
+    return x.keep(nu=nu).set(nu_hat='nu')
 
 
-@piece
-class running_max(Line):
+accumulate_squares = piece(AccumulateSquares)
+
+
+class RunningMax(Line):
   r"""Replaces the second moment by the largest that has been seen.
 
   .. math:: \hat{v}_t = \max(\hat{v}_{t-1}, v_t) + \varepsilon_{root}
@@ -306,7 +322,7 @@ class running_max(Line):
     Reddi et al., On the convergence of Adam and beyond (https://arxiv.org/abs/1904.09237), Algorithm 2.
   """
 
-  eps_root: Any = hyper(0.0, allowed=EPSILON)
+  eps_root: ScalarOrSchedule = hyper(0.0, allowed=EPSILON)
 
   needs = ('nu_hat',)
 
@@ -319,61 +335,7 @@ class running_max(Line):
 
   def step(self, x: Leaf, k: Any) -> Leaf:
     nu_max = jnp.maximum(x.slots['nu_max'] + k, x.nu_hat + k)  # v^_t = max(v^_{t-1}, v_t) + eps
-    return x.keep(nu_max=nu_max).set(nu_hat=nu_max)
+    return x.keep(nu_max=nu_max).set(nu_hat='nu_max')
 
 
-@piece
-class heavy_ball(Line):
-  r"""Accumulates the direction in a momentum buffer.
-
-  .. math::
-    c_t = d c_{t-1} + (1 - \tau) u_t, \qquad
-    u_t \leftarrow c_t \text{ or, with Nesterov's momentum, } u_t + d c_t
-
-  Args:
-    decay: momentum d in [0, 1]: number, scalar array or schedule.
-    nesterov: whether to look ahead by one step.
-    dampening: tau in [0, 1]; dampening = d makes the buffer an exponential average.
-    first: what the first buffer is: `'dampened'` for $(1-\tau) u_1$ (a buffer that starts at zero), `'undampened'` for
-      $u_1$ (torch).
-    dtype: the dtype in which the buffer is kept; None for float32, or wider where the parameter is wider.
-
-  Returns:
-    A piece with the slot `momentum`; what it returns is the new direction.
-
-  Raises:
-    ValueError: if an argument is out of range.
-    TypeError: if an argument has a wrong type.
-
-  Example:
-    >>> import belief_optax as bo, jax.numpy as jnp
-    >>> tx = bo.heavy_ball(0.5)
-    >>> state = tx.init(jnp.array(0.0))
-    >>> _, state = tx.update(jnp.array(1.0), state)
-    >>> tx.update(jnp.array(1.0), state)[0]
-    Array(1.5, dtype=float32)
-
-  References:
-    Polyak (1964); Sutskever et al., On the importance of initialization and momentum (ICML 2013), eq. 3-4.
-  """
-
-  decay: Any = hyper(0.9, allowed=MOMENTUM)
-  nesterov: bool = option(False, normal=flag)
-  dampening: Any = hyper(0.0, allowed=MOMENTUM)
-  first: str = option('dampened', normal=lambda name, v: choice(name, v, ('dampened', 'undampened')))
-  dtype: Any = option(None, normal=state_dtype)
-
-  @property
-  def slots(self) -> tuple[Slot, ...]:
-    return (Slot('momentum', dtype=self.dtype),)
-
-  def scalars(self, now: Now) -> Any:
-    gain = 1 - now(self.dampening)
-    if self.first == 'undampened':
-      gain = jnp.where(now.step == 1, 1.0, gain)
-    return now(self.decay), gain
-
-  def step(self, x: Leaf, k: Any) -> Leaf:
-    decay, gain = k
-    momentum = decay * x.slots['momentum'] + gain * x.u  # c_t = d c_{t-1} + (1-tau) u_t
-    return x.keep(momentum=momentum).set(u=x.u + decay * momentum if self.nesterov else momentum)
+running_max = piece(RunningMax)

@@ -8,10 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from belief_optax import dtypes
-from belief_optax.algebra import Leaf, Line, Now, Slot, piece
-from belief_optax.arguments import choice, option
-from belief_optax.stores import codes
+from belief_optax.core import Leaf, Line, Slot, choice, dtypes, option, piece
+from belief_optax.stores import bits
 
 
 class _Landing(NamedTuple):
@@ -53,13 +51,13 @@ class _Split(_Stochastic):
   served = ('bfloat16',)
 
   def whole(self, x: Leaf) -> Any:
-    return codes.uncut(codes.bits_of(x.p) + x.slots['low'].astype(jnp.uint32)).astype(x.p.dtype)
+    return bits.uncut(bits.bits_of(x.p) + x.slots['low'].astype(jnp.uint32)).astype(x.p.dtype)
 
   def land(self, x: Leaf, r: tuple[jax.Array, jax.Array]) -> _Landing:
-    bits = codes.bits_of(_once(x.p + x.u))
-    half = jnp.where(bits & 0x7FFFFFFF > 0x7F800000, np.uint32(0), np.uint32(0x8000))  # a NaN must stay one
-    high = (bits + half) & np.uint32(0xFFFF0000)  # to nearest, and a tie away from 0, so that 16 bits hold the rest
-    return _Landing(codes.uncut(high).astype(x.u.dtype), {'low': (bits - high).astype(jnp.int16)})
+    whole = bits.bits_of(_once(x.p + x.u))
+    half = jnp.where(whole & 0x7FFFFFFF > 0x7F800000, np.uint32(0), np.uint32(0x8000))  # a NaN must stay one
+    high = (whole + half) & np.uint32(0xFFFF0000)  # to nearest, and a tie away from 0, so that 16 bits hold the rest
+    return _Landing(bits.uncut(high).astype(x.u.dtype), {'low': (whole - high).astype(jnp.int16)})
 
 
 def _once(x: jax.Array) -> jax.Array:
@@ -74,8 +72,8 @@ def _once(x: jax.Array) -> jax.Array:
 def _at_random(x: jax.Array, dtype: Any, r: jax.Array) -> jax.Array:
   """One of the two neighbours of x in a dtype of 16 bits, so that the mean is x; x itself where the dtype holds it."""
   if dtype == jnp.bfloat16:
-    return codes.uncut(codes.cut(x, 16, r)).astype(x.dtype)
-  power = codes.uncut(codes.bits_of(x) & np.uint32(0x7F800000))  # 2^floor(log2 |x|)
+    return bits.uncut(bits.cut(x, 16, r)).astype(x.dtype)
+  power = bits.uncut(bits.bits_of(x) & np.uint32(0x7F800000))  # 2^floor(log2 |x|)
   digit = jnp.maximum(power * 2.0**-10, 2.0**-24)  # the distance of neighbours in float16
   return jnp.floor(x / digit + (r >> 20).astype(x.dtype) * 2.0**-12) * digit
 
@@ -83,8 +81,7 @@ def _at_random(x: jax.Array, dtype: Any, r: jax.Array) -> jax.Array:
 METHODS: Mapping[str, _Stochastic] = {'stochastic': _Stochastic(), 'compensated': _Compensated(), 'split': _Split()}
 
 
-@piece
-class round_updates(Line):
+class RoundUpdates(Line):
   r"""Makes parameters of 16 bits land exactly on a value that they can hold, so that small steps are not lost.
 
   .. math:: u \leftarrow q - p, \qquad q \approx p + u
@@ -142,17 +139,17 @@ class round_updates(Line):
       can = ', '.join(repr(name) for name, method in METHODS.items() if dtype.name in method.served) or 'none'
       raise TypeError(f'round_updates({self.method!r}) cannot serve {dtype.name} parameters; methods that can: {can}.')
 
-  def scalars(self, now: Now) -> Any:
-    return now.step.astype(jnp.uint32)
-
   def begin(self, x: Leaf) -> Leaf:
-    return x.set(p=METHODS[self.method].whole(x)) if _is_short(x.stored.dtype) else x
+    return x.see(METHODS[self.method].whole(x)) if _is_short(x.stored.dtype) else x
 
   def step(self, x: Leaf, k: Any) -> Leaf:
     if not _is_short(x.stored.dtype):
       return x
-    q, slots = METHODS[self.method].land(x, codes.dither(x.u.shape, k, pair=1))
+    q, slots = METHODS[self.method].land(x, x.dither(1))
     return x.keep(**slots).set(u=q - x.stored.astype(q.dtype))  # u = q - p
+
+
+round_updates = piece(RoundUpdates)
 
 
 def _is_short(dtype: Any) -> bool:

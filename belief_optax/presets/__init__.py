@@ -19,7 +19,7 @@ from belief_optax.presets import (
   torch,
   torch_optimizer,
 )
-from belief_optax.presets._dialect import DialectWarning
+from belief_optax.presets.dialect import DialectWarning
 
 __all__ = [
   'DialectWarning',

@@ -5,10 +5,9 @@ from typing import Any
 import optax
 
 from belief_optax import pieces
-from belief_optax.algebra import Recipe, compose, when
-from belief_optax.algorithms._descent import descend, normalized
-from belief_optax.arguments import EPSILON, NONNEGATIVE, choice, is_zero
-from belief_optax.presets._dialect import decay_mode, flags, numbers, rates, warn_of_bug
+from belief_optax.core import EPSILON, NONNEGATIVE, Recipe, choice, compose, is_zero, when
+from belief_optax.optimizers.descend import descend, normalized
+from belief_optax.presets.dialect import decay_mode, flags, numbers, rates, warn_of_bug
 
 VERSIONS = ('0.0.5', '0.1.0', '0.2.0', '0.2.1')
 

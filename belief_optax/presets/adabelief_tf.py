@@ -7,10 +7,21 @@ import jax.numpy as jnp
 import optax
 
 from belief_optax import pieces
-from belief_optax.algebra import Recipe, compose, when
-from belief_optax.algorithms._descent import descend, normalized
-from belief_optax.arguments import DECAY_RATE, EPSILON, FRACTION, NONNEGATIVE, THRESHOLD, at, choice, is_zero
-from belief_optax.presets._dialect import constants, flags, numbers, warn_of_bug
+from belief_optax.core import (
+  DECAY_RATE,
+  EPSILON,
+  FRACTION,
+  NONNEGATIVE,
+  THRESHOLD,
+  Recipe,
+  choice,
+  compose,
+  is_zero,
+  when,
+)
+from belief_optax.core.arguments import at
+from belief_optax.optimizers.descend import descend, normalized
+from belief_optax.presets.dialect import constants, flags, numbers, warn_of_bug
 
 VERSIONS = ('0.1.0', '0.2.0', '0.2.1')
 

@@ -8,11 +8,10 @@ import jax
 import optax
 
 from belief_optax import pieces
-from belief_optax.algebra import Recipe, compose
-from belief_optax.algorithms._descent import descend
-from belief_optax.arguments import DECAY_RATE, EPSILON, NONNEGATIVE
-from belief_optax.groups import name_of
-from belief_optax.presets._dialect import numbers
+from belief_optax.core import DECAY_RATE, EPSILON, NONNEGATIVE, Recipe, compose
+from belief_optax.optimizers.descend import descend
+from belief_optax.param_groups import name_of
+from belief_optax.presets.dialect import numbers
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,10 +6,9 @@ from typing import Any
 import optax
 
 from belief_optax import pieces
-from belief_optax.algebra import Recipe, compose, when
-from belief_optax.algorithms._descent import descend, normalized
-from belief_optax.arguments import EPSILON, NONNEGATIVE
-from belief_optax.presets._dialect import adam_direction, decay_mode, flags, numbers, rates, warn_of_bug
+from belief_optax.core import EPSILON, NONNEGATIVE, Recipe, compose, when
+from belief_optax.optimizers.descend import descend, normalized
+from belief_optax.presets.dialect import adam_direction, decay_mode, flags, numbers, rates, warn_of_bug
 
 
 @dataclasses.dataclass(frozen=True)

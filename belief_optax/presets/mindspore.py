@@ -2,10 +2,9 @@
 
 import optax
 
-from belief_optax.algebra import Recipe
-from belief_optax.algorithms._descent import descend
-from belief_optax.arguments import DECAY_RATE, EPSILON, NONNEGATIVE
-from belief_optax.presets._dialect import adam_direction, numbers
+from belief_optax.core import DECAY_RATE, EPSILON, NONNEGATIVE, Recipe
+from belief_optax.optimizers.descend import descend
+from belief_optax.presets.dialect import adam_direction, numbers
 
 
 def adam(

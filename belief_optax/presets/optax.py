@@ -4,9 +4,9 @@ import re
 
 import optax
 
-from belief_optax import algorithms
-from belief_optax.algebra import Recipe
-from belief_optax.presets._dialect import warn_of_bug
+from belief_optax import optimizers
+from belief_optax.core import Recipe
+from belief_optax.presets.dialect import warn_of_bug
 
 
 def adabelief(
@@ -57,4 +57,4 @@ def adabelief(
   warn_of_bug(old, 'optax < 0.2.4: the residual of adabelief is that of the mean before the step.')
   residual = 'previous' if old else 'current'
   options = {'rectify': False, 'nesterov': nesterov, 'residual': residual}
-  return algorithms.adabelief(learning_rate, b1, b2, eps, eps_root, **options)
+  return optimizers.adabelief(learning_rate, b1, b2, eps, eps_root, **options)

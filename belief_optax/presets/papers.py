@@ -6,8 +6,7 @@ from typing import Any
 
 import optax
 
-from belief_optax.algebra import Recipe
-from belief_optax.arguments import choice
+from belief_optax.core import Recipe, choice
 from belief_optax.presets import adabelief_pytorch
 
 

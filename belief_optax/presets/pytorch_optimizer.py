@@ -7,10 +7,9 @@ import jax.numpy as jnp
 import optax
 
 from belief_optax import formulas, pieces
-from belief_optax.algebra import Recipe, compose, when
-from belief_optax.algorithms._descent import normalized
-from belief_optax.arguments import EPSILON, NONNEGATIVE, THRESHOLD, is_zero
-from belief_optax.presets._dialect import (
+from belief_optax.core import EPSILON, NONNEGATIVE, THRESHOLD, Recipe, compose, is_zero, when
+from belief_optax.optimizers.descend import normalized
+from belief_optax.presets.dialect import (
   adam_direction,
   as_in_torch,
   constants,
@@ -102,7 +101,9 @@ class FromStep:
   first: int | None
 
   def __call__(self, count: Any) -> Any:
-    return jnp.asarray(False) if self.first is None else count >= self.first - 1  # count + 1 would overflow at last
+    if self.first is None:
+      return 0.0
+    return jnp.where(count >= self.first - 1, 1.0, 0.0)  # count + 1 would overflow at last
 
 
 def radam(

@@ -4,19 +4,33 @@ from typing import Any
 
 import jax.numpy as jnp
 import optax
+from optax import ScalarOrSchedule
 
 from belief_optax import pieces
-from belief_optax.algebra import Leaf, Line, Now, Recipe, compose, piece, when
-from belief_optax.arguments import DECAY_RATE, EPSILON, NONNEGATIVE, THRESHOLD, hyper, is_zero
-from belief_optax.pieces.corrections import tractability
-from belief_optax.presets._dialect import flags, numbers, rates, warn_of_bug
+from belief_optax.core import (
+  DECAY_RATE,
+  EPSILON,
+  NONNEGATIVE,
+  THRESHOLD,
+  Leaf,
+  Line,
+  Now,
+  Recipe,
+  compose,
+  hyper,
+  is_zero,
+  piece,
+  when,
+)
+from belief_optax.pieces.rectify import tractability
+from belief_optax.presets.dialect import flags, numbers, rates, warn_of_bug
 
 
 class _WhileYoung(Line):
   """A line that does one thing while rho_t is under the threshold, and another after that."""
 
-  b2: Any = hyper(allowed=DECAY_RATE)
-  threshold: Any = hyper(allowed=THRESHOLD)
+  b2: ScalarOrSchedule = hyper(allowed=DECAY_RATE)
+  threshold: ScalarOrSchedule = hyper(allowed=THRESHOLD)
 
   ages = ('b2',)
 
@@ -24,24 +38,26 @@ class _WhileYoung(Line):
     return tractability(now, self.b2, self.threshold)[0]
 
 
-@piece
-class store_eps_when_tractable(_WhileYoung):
+class StoreEpsWhenTractable(_WhileYoung):
   """Adds eps to the stored second moment, in adaptive steps alone."""
 
-  eps: Any = hyper(allowed=EPSILON)
+  eps: ScalarOrSchedule = hyper(allowed=EPSILON)
 
   needs = ('nu_hat', 'nu')
+  writes = ('nu',)
 
   def scalars(self, now: Now) -> Any:
     return jnp.where(super().scalars(now), now(self.eps), 0.0)
 
   def step(self, x: Leaf, k: Any) -> Leaf:
     nu = x.slots['nu'] + k
-    return x.keep(nu=nu).set(nu_hat=nu)
+    return x.keep(nu=nu).set(nu_hat='nu')
 
 
-@piece
-class mean_while_young(_WhileYoung):
+store_eps_when_tractable = piece(StoreEpsWhenTractable)
+
+
+class MeanWhileYoung(_WhileYoung):
   """Takes the mean as the direction, before the first adaptive step."""
 
   needs = ('mu_hat',)
@@ -50,15 +66,21 @@ class mean_while_young(_WhileYoung):
     return x.set(u=jnp.where(k, x.u, x.mu_hat))
 
 
-@piece
-class keep_direction_while_young(_WhileYoung):
+mean_while_young = piece(MeanWhileYoung)
+
+
+class KeepDirectionWhileYoung(_WhileYoung):
   """Keeps the direction as the mean, before the first adaptive step: there it is the same tensor, changed in place."""
 
   needs = ('mu_hat', 'mu')
+  writes = ('mu',)
 
   def step(self, x: Leaf, k: Any) -> Leaf:
     mu = jnp.where(k, x.slots['mu'], x.u)
-    return x.keep(mu=mu).set(mu_hat=mu)
+    return x.keep(mu=mu).set(mu_hat='mu')
+
+
+keep_direction_while_young = piece(KeepDirectionWhileYoung)
 
 
 def ranger(

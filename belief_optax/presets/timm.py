@@ -6,11 +6,10 @@ from typing import Any
 import optax
 
 from belief_optax import pieces
-from belief_optax.algebra import Recipe, compose, when
-from belief_optax.algorithms._descent import relative
-from belief_optax.arguments import DECAY_RATE, EPSILON, MOMENTUM, NONNEGATIVE, is_zero
+from belief_optax.core import DECAY_RATE, EPSILON, MOMENTUM, NONNEGATIVE, Recipe, compose, is_zero, when
+from belief_optax.optimizers.descend import relative
 from belief_optax.presets import adabelief_pytorch, torch_optimizer
-from belief_optax.presets._dialect import flags, numbers
+from belief_optax.presets.dialect import flags, numbers
 
 
 def adabelief(

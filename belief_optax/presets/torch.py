@@ -6,9 +6,8 @@ from typing import Any
 import optax
 
 from belief_optax import pieces
-from belief_optax.algebra import Recipe, compose, when
-from belief_optax.arguments import DECAY_RATE, EPSILON, MOMENTUM, NONNEGATIVE, is_zero
-from belief_optax.presets._dialect import adam_direction, as_in_torch, constants, decay_mode, flags, numbers, rates
+from belief_optax.core import DECAY_RATE, EPSILON, MOMENTUM, NONNEGATIVE, Recipe, compose, is_zero, when
+from belief_optax.presets.dialect import adam_direction, as_in_torch, constants, decay_mode, flags, numbers, rates
 
 
 def adam(

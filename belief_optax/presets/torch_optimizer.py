@@ -5,11 +5,10 @@ from typing import Any
 import optax
 
 from belief_optax import pieces
-from belief_optax.algebra import Recipe
-from belief_optax.algorithms._descent import descend
-from belief_optax.arguments import EPSILON, NONNEGATIVE
+from belief_optax.core import EPSILON, NONNEGATIVE, Recipe
+from belief_optax.optimizers.descend import descend
 from belief_optax.presets import adabelief_pytorch
-from belief_optax.presets._dialect import adam_direction, flags, numbers, rates
+from belief_optax.presets.dialect import adam_direction, flags, numbers, rates
 
 
 def adabelief(

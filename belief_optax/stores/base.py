@@ -1,13 +1,18 @@
-"""The protocol of a store, and the stores that keep floating point numbers as they are."""
+"""The protocol of a store: what is kept of one parameter between the steps, and which slots are kept together."""
 
 import dataclasses
+import functools
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from belief_optax.slots import Slot
+from belief_optax.core import dtypes
+from belief_optax.core.masks import normal_mask
+from belief_optax.core.slot import Slot
+from belief_optax.stores import bits
 
 Group = tuple[Slot, ...]
 Dither = Callable[[int], tuple[jax.Array, jax.Array]]
@@ -26,6 +31,10 @@ class Route(NamedTuple):
   keys: tuple[str, ...]
   store: 'Store'
   group: Group
+
+  def bare(self) -> 'Route':
+    """The route without values of the user: no mask, and no first values."""
+    return Route(self.keys, self.store.bare(), tuple(slot._replace(fill=0.0) for slot in self.group))
 
 
 def bundle(values: Sequence[jax.Array]) -> jax.Array:
@@ -77,6 +86,10 @@ class Store:
   def where(self) -> Any:
     """The leaves to which it applies: a mask, or None for all."""
     return None
+
+  def bare(self) -> 'Store':
+    """The store as a step needs it: without a mask, which only `init` reads and which may hold what it likes."""
+    return self
 
   def groups(self, slots: Group) -> Iterable[Group]:
     """Which slots are kept together."""
@@ -146,6 +159,79 @@ def is_wide(x: jax.Array) -> bool:
 FLOAT32 = Float32()
 
 
+@dataclasses.dataclass(frozen=True)
+class Coded(Store):
+  """A store that keeps some leaves as codes: those that are large enough, real, and not masked.
+
+  The step is taken with what the codes mean. They are steps of the gradients, so derivatives by gradients that arrive
+  through them are 0; those by a learning rate, or by parameters that decay, are not affected.
+
+  Attributes:
+    min_size: smaller arrays are kept in float32.
+    mask: which leaves are coded: a tree of bools, a prefix of one, or a callable of params; None for all.
+  """
+
+  min_size: int = 4096
+  mask: Any = None
+
+  def __post_init__(self) -> None:
+    if not isinstance(self.min_size, int) or self.min_size < 0:
+      raise ValueError(f'min_size must be an integer >= 0, got {self.min_size!r}.')
+    object.__setattr__(self, 'mask', normal_mask('mask', self.mask))
+
+  @property
+  def where(self) -> Any:
+    return self.mask
+
+  def bare(self) -> Store:
+    return dataclasses.replace(self, mask=None)
+
+  def serves(self, p: Any) -> bool:
+    """Whether an array is coded, as far as its shape and dtype decide it."""
+    real = not jnp.issubdtype(dtypes.of(p), jnp.complexfloating)
+    return real and math.prod(jnp.shape(p)) >= max(self.min_size, 1)
+
+  def code(self, group: Group) -> Any:
+    """The dtype of the bits."""
+    raise NotImplementedError
+
+  def encode(self, group: Group, values: Sequence[jax.Array], dither: Dither, kept: Kept | None = None) -> Kept:
+    """The code of values, which takes the place of `kept`."""
+    raise NotImplementedError
+
+  def decode(self, group: Group, kept: Kept) -> Sequence[jax.Array]:
+    """The values of a code."""
+    raise NotImplementedError
+
+  def init(self, group: Group, values: Sequence[jax.Array], p: Any, on: bool) -> Kept:
+    known = Route((), self, group).bare()  # a fill may be an array, and is in the values
+    coded = lambda: _first_code(known.store, known.group, [jnp.real(x) for x in values])
+    if on and self.serves(p):
+      return coded()
+    others = coded()[1:] if len(self.parts(group)) > 1 else ()
+    return (self._together(values), *map(jnp.zeros_like, others))
+
+  def rounds(self, group: Group, kept: Kept) -> bool:
+    if kept[0].dtype == self.code(group):
+      return True
+    if not is_wide(kept[0]):
+      raise self.misfit(group, kept)
+    return False
+
+  def load(self, group: Group, kept: Kept) -> Sequence[jax.Array]:
+    return self.decode(group, kept) if self.rounds(group, kept) else super().load(group, kept)
+
+  def save(self, group: Group, values: Sequence[jax.Array], kept: Kept, dither: Dither) -> Kept:
+    if self.rounds(group, kept):
+      return self.encode(group, values, dither, kept)
+    return super().save(group, values, kept, dither)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))  # compiled once per shape, not once per operation and shape
+def _first_code(store: Any, group: Group, values: Sequence[jax.Array]) -> Kept:
+  return store.encode(group, values, bits.to_nearest(values[0]))
+
+
 @dataclasses.dataclass(frozen=True, init=False, repr=False)
 class PerSlot(Store):
   """A store for each slot, by name.
@@ -165,7 +251,7 @@ class PerSlot(Store):
   default: Store
   named: tuple[tuple[str, Store], ...]
 
-  def __init__(self, default: Any = 'float32', **named: Any) -> None:
+  def __init__(self, default: 'StoreName | Store' = 'float32', **named: 'StoreName | Store') -> None:
     object.__setattr__(self, 'default', resolve('default', default))
     object.__setattr__(self, 'named', tuple((name, resolve(name, store)) for name, store in sorted(named.items())))
 
@@ -186,6 +272,8 @@ class PerSlot(Store):
 
 
 STORES: dict[str, Callable[[], Store]] = {'float32': Float32}
+StoreName = Literal['float32', 'params', 'bfloat16', 'packed16', 'int8', 'int4']
+StoreLike = StoreName | Store | Mapping[str, StoreName | Store]
 
 
 def resolve(name: str, store: Any) -> Store:

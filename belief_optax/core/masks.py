@@ -1,0 +1,60 @@
+"""Masks: which leaves of a tree something applies to."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from belief_optax.core.arguments import flag
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class MaskTree:
+  """A tree of bools as a value: it compares and hashes by structure and leaves."""
+
+  tree: Any
+
+  def _key(self) -> Any:
+    leaves, treedef = jax.tree.flatten(self.tree)
+    return treedef, tuple(leaves)
+
+  def __eq__(self, other: object) -> bool:
+    return isinstance(other, MaskTree) and self._key() == other._key()
+
+  def __hash__(self) -> int:
+    return hash(self._key())
+
+  def __repr__(self) -> str:
+    return repr(self.tree)
+
+
+def normal_mask(name: str, mask: Any) -> Callable[[Any], Any] | MaskTree | None:
+  """Returns a mask in its normal form, or raises an error that names it."""
+  # A callable that is itself a tree (a module whose leaves are bools) is meant as the tree.
+  if mask is None or isinstance(mask, MaskTree) or (callable(mask) and jax.tree_util.all_leaves([mask])):
+    return mask
+  leaves = jax.tree.leaves(mask)
+  for leaf in leaves:
+    flag(f'each leaf of {name}', leaf)
+  if not leaves:
+    raise ValueError(f'{name} must be a tree of bools, a prefix of one, or a callable (params -> mask), got {mask!r}.')
+  return MaskTree(mask)
+
+
+def full_mask(owner: str, mask: Any, params: Any) -> Any:
+  """A normal mask as a full tree of bools; None where there is none."""
+  if mask is None:
+    return None
+  mask = mask(params) if callable(mask) else mask.tree
+  for leaf in jax.tree.leaves(mask):
+    flag(f'each leaf of the mask of {owner}', leaf)
+  try:
+    return jax.tree.map(lambda on, subtree: jax.tree.map(lambda _: bool(on), subtree), mask, params)
+  except ValueError as e:
+    raise ValueError(f'the mask of {owner} is no prefix of the params: {e}') from e
+
+
+def mask_option() -> Any:
+  """Declares the mask of a piece: a tree of bools, a prefix of one, or a callable of params; None for all."""
+  return dataclasses.field(default=None, metadata={'normal': normal_mask, 'mask': True})

@@ -1,0 +1,293 @@
+"""The step of a recipe: a pure function of one array, and the loop over arrays around it.
+
+`Rule` is what the lines compute on ONE array. It is a value without arrays, and everything that varies is an argument:
+XLA, a kernel and a generator of machine code can all take the same function. `advance` makes the scalars of a step and
+calls the rule for each array.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from belief_optax import formulas
+from belief_optax.core import dtypes, trees
+from belief_optax.core.clock import Now, Sampled, show
+from belief_optax.core.leaf import Leaf
+from belief_optax.core.piece import Line
+from belief_optax.stores import Route, bits
+
+COMPILED = 128  # how many recipes keep their compiled step; what is evicted is compiled again
+
+
+class State(NamedTuple):
+  """The state of a composition.
+
+  Attributes:
+    count: int32, the number of finished steps; it stops at 2^31 - 1.
+    slots: for each name (`mu`, `nu`, ...) a tree with the structure of the parameters. What a store keeps together
+      stands under both names (`mu+nu.packed16`); `decode_state` makes plain arrays of it.
+    ages: for each decay rate that is a schedule -log of the product of its values so far, as a sum and what rounding
+      has lost of it; empty for numbers.
+  """
+
+  count: jax.Array  # pyright: ignore[reportIncompatibleMethodOverride]
+  slots: dict[str, Any]
+  ages: dict[str, tuple[jax.Array, jax.Array]]
+
+
+def check_state(who: str, names: Sequence[str], state: Any) -> None:
+  """Raises where what is taken for a state of a composition has other slots, or counts in something but integers."""
+  found = list(state.slots) if isinstance(state, State) else type(state).__name__
+  if not isinstance(state, State) or set(found) != set(names):
+    raise ValueError(f'{who} needs a State with the slots {names}, as init makes it, but got {found}.')
+  if not jnp.issubdtype(dtypes.of(state.count), jnp.integer):
+    raise TypeError(
+      f'{who} needs a State whose count is an integer, but it has dtype {dtypes.of(state.count)}: '
+      'in 16 bits it would stop at 256. Cast the slots of a state, not the state.'
+    )
+
+
+# One array.
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+  """What the lines of a recipe compute on one array: a function without a closure, and a value.
+
+  Attributes:
+    lines: the lines, without what varies.
+    active: for each line whether it applies to this array.
+    routes: what is kept between the steps, and how.
+    scalars: what the lines' `scalars` gave: numbers are constants, None stands for an argument.
+    structure: how they are nested.
+    update_dtype: the dtype of the update, unless a line widens it.
+  """
+
+  lines: tuple[Line, ...]
+  active: tuple[bool, ...]
+  routes: tuple[Route, ...]
+  scalars: tuple[Any, ...]
+  structure: Any
+  update_dtype: Any
+
+  def __call__(
+    self, g: Any, p: Any, kept: Mapping[str, Any], scalars: Sequence[Any], t: Any, origin: Any = 0
+  ) -> tuple[Any, dict[str, Any]]:
+    """One step of one array, or of a block of one.
+
+    Args:
+      g: the gradient.
+      p: the parameter, or None if no line reads it.
+      kept: what the state keeps of it, by key.
+      scalars: the scalars that vary, in compute dtype.
+      t: uint32, the step.
+      origin: uint32, the index of the first element, where this is a block of a flat array.
+
+    Returns:
+      The update, and what the state keeps next.
+    """
+    varying = iter(scalars)
+    ks = self.structure.unflatten([next(varying) if k is None else k for k in self.scalars])
+    real = compute_dtype(g, p, kept)
+    dither = functools.partial(bits.dither, g.shape, t, origin)
+    boxes = [_Box(route, tuple(kept[key] for key in route.keys), real, dither) for route in self.routes]
+    slots = {name: x for box in boxes for name, x in box.load(box.old).items()}
+    trees.check_leaf(g, slots)
+    wide = {'g': dtypes.widen(g, real), 'p': None if p is None else dtypes.widen(p, real), 'stored': p, 'slots': slots}
+    if splits_complex(self.lines) and jnp.iscomplexobj(g):  # no store rounds complex numbers
+      parts = (self._run(ks, boxes, dither, **jax.tree.map(part, wide)) for part in (jnp.real, jnp.imag))
+      u, after = jax.tree.map(jax.lax.complex, *parts)
+    else:
+      u, after = self._run(ks, boxes, dither, **wide)
+    u = u if any(line.widens for line in self.lines) else u.astype(self.update_dtype)
+    return u, {key: x for box in boxes for key, x in zip(box.route.keys, box.final(after), strict=True)}
+
+  def _run(
+    self, ks: Any, boxes: Sequence['_Box'], dither: Any, g: Any, p: Any, stored: Any, slots: dict[str, Any]
+  ) -> tuple[Any, dict[str, Any]]:
+    """The lines, in order. A slot is rounded once, after the last line that writes it."""
+    x = Leaf(p, stored, slots, {'g': g, 'u': 'g', 'mu_hat': 'mu'}, dither)
+    for line, on in zip(self.lines, self.active, strict=True):
+      x = line.begin(x) if on else x
+    for i, (line, k, on) in enumerate(zip(self.lines, ks, self.active, strict=True)):
+      if i == self._bounded_at:
+        x = x.set(g=formulas.bounded(x.g, formulas.largest_gradient(x.g)))
+      if on:
+        before, x = x, line.step(x, k)
+        _check_writes(line, before.slots, x.slots)
+      for box in boxes:
+        x = x.keep(**box.round(x.slots)) if self._complete(box.route) == i else x
+    return x.u, {name: x.slots[name] for name in slots}
+
+  @functools.cached_property
+  def _bounded_at(self) -> int | None:
+    """The line before which the gradient is bounded: the first that keeps anything, if one keeps squares."""
+    if not any(line.squares for line in self.lines):
+      return None
+    return next(i for i, line in enumerate(self.lines) if line.slots)
+
+  def _complete(self, route: Route) -> int:
+    """The last line that writes one of the slots of a route."""
+    names = {slot.name for slot in route.group}
+    return max(i for i, line in enumerate(self.lines) if names & _written(line))
+
+
+def _written(line: Line) -> set[str]:
+  return {*(slot.name for slot in line.slots), *line.writes}
+
+
+def _check_writes(line: Line, before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
+  for name, value in after.items():
+    if value is not before.get(name) and name not in _written(line):
+      raise TypeError(
+        f'{line.name} changes the slot {name!r} that it does not own: declare writes = ({name!r},) in '
+        f'{type(line).__name__}. A store rounds a slot once, after the last line that declares to write it.'
+      )
+
+
+@dataclasses.dataclass
+class _Box:
+  """What one route keeps of one array, before and after a step."""
+
+  route: Route
+  old: tuple[Any, ...]
+  real: Any
+  dither: Callable[[int], Any]
+  new: tuple[Any, ...] | None = None
+
+  def load(self, kept: tuple[Any, ...]) -> dict[str, Any]:
+    values = self.route.store.load(self.route.group, kept)
+    return {slot.name: dtypes.widen(x, self.real) for slot, x in zip(self.route.group, values, strict=True)}
+
+  def round(self, slots: Mapping[str, Any]) -> dict[str, Any]:
+    """The slots as they are stored, where a store rounds them: the rest of the step is taken with these."""
+    if not self.route.store.rounds(self.route.group, self.old):
+      return {}
+    # Behind the barrier XLA has no reason to compute them again from the old ones, which can so be overwritten.
+    self.new = jax.lax.optimization_barrier(self._save(slots))
+    return self.load(self.new)
+
+  def final(self, slots: Mapping[str, Any]) -> tuple[Any, ...]:
+    return self._save(slots) if self.new is None else self.new
+
+  def _save(self, slots: Mapping[str, Any]) -> tuple[Any, ...]:
+    group = self.route.group
+    return self.route.store.save(group, [slots[slot.name] for slot in group], self.old, self.dither)
+
+
+def compute_dtype(g: Any, p: Any, kept: Any) -> Any:
+  """The real dtype in which one leaf is computed; codes have no say in it."""
+  return dtypes.compute_dtype(g, p, *(x for x in jax.tree.leaves(kept) if jnp.issubdtype(x.dtype, jnp.inexact)))
+
+
+def splits_complex(lines: Sequence[Line]) -> bool:
+  """Whether the lines see a complex number as two real ones."""
+  return any(line.splits_complex for line in lines)
+
+
+# All arrays.
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+  """What is static in a step on all arrays. It holds no array and no function of the user, so it may be a cache's key.
+
+  Attributes:
+    lines: the structure of the lines, as `Line.at` makes them; their arrays are arguments.
+    routes: what is kept between the steps, and how.
+    active: for each array which lines apply to it.
+    update_dtypes: for each array the dtype of its update.
+  """
+
+  lines: Any
+  routes: tuple[Route, ...]
+  active: tuple[tuple[bool, ...], ...]
+  update_dtypes: tuple[Any, ...]
+
+
+class Arrays(NamedTuple):
+  """What varies in a step on all arrays: flat lists of leaves.
+
+  Attributes:
+    hyper: the arrays of the lines.
+    grads: the gradients.
+    params: the parameters, None where no line reads them.
+    count: the number of finished steps.
+    slots: what is kept, by key.
+    ages: see `State`.
+  """
+
+  hyper: list[Any]
+  grads: list[Any]
+  params: list[Any]
+  count: Any  # pyright: ignore[reportIncompatibleMethodOverride]
+  slots: dict[str, list[Any]]
+  ages: dict[str, tuple[Any, Any]]
+
+
+def run(plan: Plan, arrays: Arrays) -> tuple[list[Any], Any, dict[str, list[Any]], dict[str, Any]]:
+  """`advance`, compiled if it is called eagerly. In a trace of the user's there is nothing of ours to compile."""
+  traced = any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(arrays))
+  return advance(plan, arrays) if traced else _compiled(plan)(arrays)
+
+
+@functools.lru_cache(COMPILED)
+def _compiled(plan: Plan) -> Callable[[Arrays], Any]:
+  return jax.jit(functools.partial(advance, plan))
+
+
+@functools.lru_cache(COMPILED)
+def _traced_once(rule: Rule) -> Callable[..., Any]:
+  """The rule, traced once per shape."""
+  return jax.jit(lambda g, p, kept, scalars, t: rule(g, p, kept, scalars, t))
+
+
+def advance(plan: Plan, arrays: Arrays) -> tuple[list[Any], Any, dict[str, list[Any]], dict[str, Any]]:
+  """One step on all arrays: scalars once, then the rule for each.
+
+  Returns:
+    The updates, the next count, what is kept, and the ages.
+  """
+  lines: tuple[Line, ...] = plan.lines.unflatten(arrays.hyper)
+  rates = {name: rate for line in lines for name in line.ages if isinstance(rate := getattr(line, name), Sampled)}
+  before = Now(arrays.count, {}, {})
+  ages = {name: formulas.two_sum(arrays.ages[name], formulas.decay_exponent(before(b))) for name, b in rates.items()}
+  now = Now(arrays.count, *({name: age[0] for name, age in each.items()} for each in (ages, arrays.ages)))
+
+  scalars, structure = jax.tree.flatten([line.scalars(now) for line in lines])
+  constants = tuple(None if isinstance(k, jax.Array) else k for k in scalars)
+  varying = [k for k in scalars if isinstance(k, jax.Array)]
+  cast = functools.cache(lambda real: [k.astype(real) if jnp.issubdtype(k.dtype, jnp.inexact) else k for k in varying])
+  bare = tuple(line.bare() for line in lines)
+  rule = functools.cache(
+    lambda active, dtype: _traced_once(Rule(bare, active, plan.routes, constants, structure, dtype))
+  )
+  t = now.step.astype(jnp.uint32)
+
+  updates, kept = [], {key: list(leaves) for key, leaves in arrays.slots.items()}
+  for i, (g, p) in enumerate(zip(arrays.grads, arrays.params, strict=True)):
+    if g is None:  # nothing arrives: nothing moves
+      updates.append(None)
+      continue
+    old = {key: leaves[i] for key, leaves in arrays.slots.items()}
+    each = rule(plan.active[i], plan.update_dtypes[i])
+    update, after = each(g, p, old, cast(compute_dtype(g, p, old)), t)
+    updates.append(update)
+    for key, value in after.items():
+      kept[key][i] = value
+  return updates, now.step, kept, ages
+
+
+def scheduled_rates(lines: Sequence[Line]) -> dict[str, Any]:
+  """The decay rates that are schedules and whose age a line asks for, by name."""
+  rates: dict[str, Any] = {}
+  for line in lines:
+    for name in line.ages:
+      rate = getattr(line, name)
+      if callable(rate) and rates.setdefault(name, rate) != rate:
+        raise ValueError(f'{name} follows two schedules: {show(rates[name])} and, in {line!r}, {show(rate)}.')
+  return rates

@@ -1,0 +1,75 @@
+"""Trees that must fit each other, and errors that say where they do not."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from belief_optax.core import dtypes
+
+
+def align(treedef: Any, what: str, tree: Any) -> list[Any]:
+  """The leaves of a tree in the order of another, whose structure it begins with."""
+  try:
+    return treedef.flatten_up_to(tree)
+  except ValueError as e:
+    raise ValueError(f'{what} does not have the structure of the updates: {e}') from e
+
+
+def check_inexact(kind: str, tree: Any) -> None:
+  """Raises where a leaf is no floating point array."""
+  for i, leaf in enumerate(jax.tree.leaves(tree)):
+    try:
+      dtype = dtypes.of(leaf)
+    except TypeError as e:
+      raise TypeError(
+        f'{kind} {_path(tree, i)} is no array but {leaf!r:.80}. Leave it out: pass equinox.filter(tree, eqx.is_array), '
+        'the part of a partition, or None in its place.'
+      ) from e
+    if not jnp.issubdtype(dtype, jnp.inexact):
+      raise TypeError(
+        f'{kind} {_path(tree, i)} has dtype {dtype}; only real and complex floating arrays can be optimized. '
+        'Leave it out with optax.masked or belief_optax.by_path.'
+      )
+
+
+def _path(tree: Any, i: int) -> str:
+  """The path of the i-th leaf, where None is no leaf."""
+  return jax.tree_util.keystr(jax.tree_util.tree_leaves_with_path(tree)[i][0]) or 'the tree itself'
+
+
+_KINDS = {True: 'complex', False: 'real'}
+
+
+def check_leaves(updates: Any, grads: Sequence[Any], others: Mapping[str, Sequence[Any]]) -> None:
+  """Raises where an update arrives for a parameter that it does not fit, or of which nothing that fits is kept.
+
+  An update must be complex where its parameter is: the imaginary part of either would be lost.
+  """
+  places = [i for i, g in enumerate(grads) if g is not None]
+  for name, leaves in others.items():
+    for leaf, i in enumerate(places):
+      g, x = grads[i], leaves[i]
+      if x is None and name == 'params':
+        continue
+      if not hasattr(x, 'dtype'):
+        raise ValueError(f'an update of shape {g.shape} arrives where {name} holds {x!r} ({_path(updates, leaf)}).')
+      if x.shape[: g.ndim] != g.shape or (name == 'params' and x.ndim != g.ndim):
+        raise ValueError(
+          f'an update of shape {g.shape} arrives where {name} has shape {x.shape} ({_path(updates, leaf)}).'
+        )
+      if name == 'params' and jnp.iscomplexobj(g) != jnp.iscomplexobj(x):
+        was, expected = _KINDS[jnp.iscomplexobj(g)], _KINDS[jnp.iscomplexobj(x)]
+        raise TypeError(
+          f'a {was} update ({g.dtype}) arrives where the parameter is {expected} ({x.dtype}, {_path(updates, leaf)}).'
+        )
+
+
+def check_leaf(g: Any, slots: Mapping[str, Any]) -> None:
+  """Raises where an update does not fit what was kept of its parameter."""
+  for name, x in slots.items():
+    if x.shape != g.shape:
+      raise ValueError(f'an update of shape {g.shape} arrives where {name} has shape {x.shape}.')
+  if 'mu' in slots and jnp.iscomplexobj(g) and not jnp.iscomplexobj(slots['mu']):
+    raise TypeError(f'a complex update ({g.dtype}) arrives where mu is real ({slots["mu"].dtype}).')

@@ -1,0 +1,65 @@
+"""Adagrad: the gradient divided by the root of the sum of all squares."""
+
+from typing import Any
+
+import optax
+
+from belief_optax import pieces
+from belief_optax.core import EPSILON, NONNEGATIVE, Recipe, compose, flag, hyperparameter
+from belief_optax.optimizers.descend import descend
+
+
+def adagrad(
+  learning_rate: optax.ScalarOrSchedule,
+  initial_accumulator_value: optax.ScalarOrSchedule = 0.1,
+  eps: optax.ScalarOrSchedule = 1e-7,
+  *,
+  eps_in_sqrt: bool = True,
+  weight_decay: optax.ScalarOrSchedule = 0.0,
+  weight_decay_mask: Any = None,
+  weight_decay_mode: str = 'decoupled',
+  store: Any = 'float32',
+) -> Recipe:
+  r"""Adagrad.
+
+  .. math::
+    v_t = v_{t-1} + |g_t|^2, \qquad \theta_t = \theta_{t-1} - \alpha_t \frac{g_t}{\sqrt{v_t + \varepsilon}}
+
+  Args:
+    learning_rate: alpha >= 0: number, scalar array or schedule.
+    initial_accumulator_value: the value of v before the first step, >= 0 (0 in torch).
+    eps: added under the root or to it, >= 0.
+    eps_in_sqrt: whether eps is added under the root (optax) or to it (torch).
+    weight_decay: w >= 0: number, scalar array or schedule; 0 for none.
+    weight_decay_mask: which parameters decay: a tree of bools, a prefix of one, or a callable of params; None for all.
+    weight_decay_mode: `'decoupled'` (learning rate times w), `'l2'` (into the gradient, before the moments), `'fixed'`
+      (w alone) or `'independent'` (w times the learning rate relative to its first value).
+    store: how the slots are kept between the steps: `'float32'`, `'params'`, `'bfloat16'`, `'packed16'`, `'int8'`,
+      `'int4'`, a `stores.Store`, or a mapping from slots to one of these.
+
+  Returns:
+    A `Recipe`: an `optax.GradientTransformationExtraArgs` that prints and compares as the list of its lines.
+
+  Raises:
+    ValueError: if a number is out of range or an option unknown.
+    TypeError: if an argument has a wrong type.
+
+  Example:
+    >>> import belief_optax as bo
+    >>> bo.adagrad(1e-3)
+    compose(
+      accumulate_squares(initial=0.1),
+      precondition(eps=0.0, eps_root=1e-07),
+      scale_by_learning_rate(learning_rate=0.001, flip_sign=True),
+    )
+
+  References:
+    Duchi et al., Adaptive subgradient methods (JMLR 12, 2011), section 1.1.
+  """
+  eps = hyperparameter('eps', eps, EPSILON)
+  initial = hyperparameter('initial_accumulator_value', initial_accumulator_value, NONNEGATIVE)
+  direction = compose(
+    pieces.accumulate_squares(initial),
+    pieces.precondition(0.0, eps) if flag('eps_in_sqrt', eps_in_sqrt) else pieces.precondition(eps),
+  )
+  return descend(direction, learning_rate, weight_decay, weight_decay_mask, weight_decay_mode, store=store)

@@ -1,0 +1,102 @@
+"""What all algorithms share: how corrected moments make a direction, and how a direction makes a step."""
+
+import dataclasses
+import functools
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from belief_optax.core import NONNEGATIVE, Recipe, choice, compose, flag, hyperparameter, is_array, is_zero, normal_mask
+from belief_optax.pieces import (
+  add_decayed_weights,
+  bias_correct,
+  bias_correct_step,
+  precondition,
+  scale,
+  scale_by_learning_rate,
+)
+
+WEIGHT_DECAY_MODES = ('decoupled', 'l2', 'fixed', 'independent')
+
+
+def normalized(b1: Any, b2: Any, eps: Any, eps_root: Any = 0.0, *, eps_scaled: bool = False) -> Recipe:
+  """Bias correction and division: of the moments first or, with `eps_scaled`, of the step afterwards.
+
+  `b1=None` says that the mean is corrected already.
+  """
+  if flag('eps_scaled', eps_scaled):
+    return compose(precondition(eps, eps_root), bias_correct_step(b1, b2))
+  return compose(bias_correct(b1, b2), precondition(eps, eps_root))
+
+
+def descend(
+  direction: Recipe,
+  learning_rate: Any,
+  weight_decay: Any = 0.0,
+  mask: Any = None,
+  mode: str = 'decoupled',
+  momentum: Recipe | None = None,
+  mask_name: str = 'weight_decay_mask',
+  store: Any = None,
+) -> Recipe:
+  r"""Makes a step of a direction: learning rate, weight decay and, where an algorithm wants it there, momentum.
+
+  With the direction u, the learning rate a_t and the weight decay w:
+
+  - decoupled: a_t (u + w p) is subtracted; with momentum, which the decay does not enter, momentum(a_t u) + a_t w p;
+  - l2: the gradient is g + w p;
+  - fixed: a_t u + w p is subtracted;
+  - independent: a_t u + (a_t / a_0) w p is subtracted.
+  """
+  choice('weight_decay_mode', mode, WEIGHT_DECAY_MODES)
+  learning_rate = hyperparameter('learning_rate', learning_rate, NONNEGATIVE)
+  weight_decay = hyperparameter('weight_decay', weight_decay, NONNEGATIVE)
+  mask = normal_mask(mask_name, mask)
+  momentum = momentum or compose()
+  kept = functools.partial(compose, store=store)
+  if is_zero(weight_decay):
+    return kept(direction, scale_by_learning_rate(learning_rate), momentum)
+  decay = add_decayed_weights(weight_decay, mask)
+  if mode == 'l2':
+    return kept(decay, direction, scale_by_learning_rate(learning_rate), momentum)
+  if mode == 'decoupled' and not momentum.lines:
+    return kept(direction, decay, scale_by_learning_rate(learning_rate))
+  if mode == 'decoupled':
+    decay = add_decayed_weights(weight_decay, mask, learning_rate)
+  if mode == 'independent':
+    decay = add_decayed_weights(weight_decay, mask, relative(learning_rate, "weight_decay_mode='independent'"))
+  if momentum.lines:  # the buffer has the sign that it has without decay
+    return kept(direction, scale_by_learning_rate(learning_rate), momentum, scale(-1.0), decay, scale(-1.0))
+  return kept(direction, scale_by_learning_rate(learning_rate, flip_sign=False), decay, scale(-1.0))
+
+
+@dataclasses.dataclass(frozen=True)
+class Relative:
+  """A schedule divided by its first value, as a value: `Relative(s) == Relative(s)`."""
+
+  schedule: Any
+  first: float
+
+  def __call__(self, count: Any) -> Any:
+    return self.schedule(count) / self.first
+
+
+def relative(learning_rate: Any, option: str) -> Any:
+  """The multiplier a_t / a_0 of a learning rate: 1.0 for a number. The option that asks for it is named in errors."""
+  if is_array(learning_rate):
+    raise TypeError(
+      f'{option} needs the learning rate at the first step, but learning_rate is an array: '
+      "pass a number or a schedule, or use 'fixed' with a schedule as weight_decay."
+    )
+  if not callable(learning_rate):
+    return 1.0
+  with jax.ensure_compile_time_eval():
+    first = float(jnp.asarray(learning_rate(0)))
+  if not (first > 0 and math.isfinite(first)):
+    raise ValueError(
+      f'{option} divides by the first learning rate, but the schedule begins with {first}: '
+      "use 'fixed' with a schedule as weight_decay."
+    )
+  return Relative(learning_rate, first)

@@ -1,0 +1,83 @@
+"""RAdam: Adam with a rectified start."""
+
+from typing import Any
+
+import optax
+
+from belief_optax import pieces
+from belief_optax.core import Recipe, compose, flag, when
+from belief_optax.optimizers.descend import descend, normalized
+
+
+def radam(
+  learning_rate: optax.ScalarOrSchedule,
+  b1: optax.ScalarOrSchedule = 0.9,
+  b2: optax.ScalarOrSchedule = 0.999,
+  eps: optax.ScalarOrSchedule = 1e-8,
+  eps_root: optax.ScalarOrSchedule = 0.0,
+  threshold: optax.ScalarOrSchedule = 5.0,
+  *,
+  nesterov: bool = False,
+  degenerate_to_sgd: bool = True,
+  eps_scaled: bool = False,
+  weight_decay: optax.ScalarOrSchedule = 0.0,
+  weight_decay_mask: Any = None,
+  weight_decay_mode: str = 'decoupled',
+  store: Any = 'float32',
+) -> Recipe:
+  r"""Rectified Adam.
+
+  .. math::
+    u_t = r_t \frac{\hat m_t}{\sqrt{\hat v_t + \varepsilon_{root}} + \varepsilon}
+    \text{, or } \hat m_t \text{ while } \rho_t < \text{threshold}, \qquad
+    \theta_t = \theta_{t-1} - \alpha_t u_t
+
+  with the moments of `adam` and the rectifier of `rectify`. The branch is right at every step and for every b2.
+
+  Args:
+    learning_rate: alpha >= 0: number, scalar array or schedule.
+    b1: decay rate of the mean in [0, 1): number, scalar array or schedule.
+    b2: decay rate of the second moment in [0, 1): number, scalar array or schedule.
+    eps: added to the root, >= 0.
+    eps_root: added under the root, >= 0.
+    threshold: the smallest rho_t with an adaptive step, >= 4.
+    nesterov: whether the numerator is the look-ahead mean.
+    degenerate_to_sgd: whether the step before that is the mean (True) or none (False).
+    eps_scaled: whether the bias correction applies to the step instead of the moments ("eps-hat", torch's form).
+    weight_decay: w >= 0: number, scalar array or schedule; 0 for none.
+    weight_decay_mask: which parameters decay: a tree of bools, a prefix of one, or a callable of params; None for all.
+    weight_decay_mode: `'decoupled'` (learning rate times w), `'l2'` (into the gradient, before the moments), `'fixed'`
+      (w alone) or `'independent'` (w times the learning rate relative to its first value).
+    store: how the slots are kept between the steps: `'float32'`, `'params'`, `'bfloat16'`, `'packed16'`, `'int8'`,
+      `'int4'`, a `stores.Store`, or a mapping from slots to one of these.
+
+  Returns:
+    A `Recipe`: an `optax.GradientTransformationExtraArgs` that prints and compares as the list of its lines.
+
+  Raises:
+    ValueError: if a number is out of range or an option unknown.
+    TypeError: if an argument has a wrong type.
+
+  Example:
+    >>> import belief_optax as bo
+    >>> bo.radam(1e-3)
+    compose(
+      first_moment(b1=0.9, dtype=None),
+      second_moment(b2=0.999, initial=0.0),
+      bias_correct(b1=0.9, b2=0.999),
+      precondition(eps=1e-08, eps_root=0.0),
+      rectify(b2=0.999, threshold=5.0, degenerate_to_sgd=True),
+      scale_by_learning_rate(learning_rate=0.001, flip_sign=True),
+    )
+
+  References:
+    Liu et al., On the variance of the adaptive learning rate (https://arxiv.org/abs/1908.03265), Algorithm 2.
+  """
+  direction = compose(
+    pieces.first_moment(b1),
+    pieces.second_moment(b2),
+    *when(flag('nesterov', nesterov), pieces.nesterov(b1)),
+    normalized(None if nesterov else b1, b2, eps, eps_root, eps_scaled=eps_scaled),
+    pieces.rectify(b2, threshold, degenerate_to_sgd),
+  )
+  return descend(direction, learning_rate, weight_decay, weight_decay_mask, weight_decay_mode, store=store)
