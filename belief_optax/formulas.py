@@ -53,12 +53,12 @@ def largest_gradient(like: Number) -> float:
 def bounded(x: Number, limit: float) -> Number:
   """A number of a limited size; NaN where it is not finite, so that this stays visible.
 
-  What ends in an operation on one array and constants XLA:CPU computes again in each kernel that reads it. In the other
-  order, with the selection last, it would write a temporary.
+  What ends in an operation on one array and constants XLA:CPU computes again in each kernel that reads it. In another
+  order, with the sum last, it would write a temporary.
   """
   if jnp.iscomplexobj(x):
     return lax.complex(bounded(x.real, limit), bounded(x.imag, limit))
-  return jnp.clip(jnp.where(jnp.isfinite(x), x, jnp.nan), -limit, limit)
+  return jnp.clip(x + (x - x), -limit, limit)  # inf - inf is NaN
 
 
 def square(r: Number, weight: Number = 1.0) -> Number:

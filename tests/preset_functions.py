@@ -8,9 +8,9 @@ MODULES = [getattr(presets, name) for name in presets.__all__ if inspect.ismodul
 
 
 def _own(module):
-  """The public functions of a module; the pieces that a preset needs for itself are functions too, but have a line."""
+  """The public functions that a module defines; the pieces that a preset needs for itself are made by `piece`."""
   functions = [f for _, f in inspect.getmembers(module, inspect.isfunction) if f.__module__ == module.__name__]
-  return [f for f in functions if not f.__name__.startswith('_') and not hasattr(f, 'line')]
+  return [f for f in functions if not f.__name__.startswith('_') and f.__code__.co_filename == module.__file__]
 
 
 PRESETS = {f'{module.__name__.rpartition(".")[2]}.{f.__name__}': f for module in MODULES for f in _own(module)}

@@ -17,6 +17,7 @@ import pytest
 
 import belief_optax as bo
 from belief_optax import presets, stores
+from belief_optax.pieces.reductions import Cautious
 
 
 def matrices_only(params: Any) -> Any:
@@ -96,7 +97,7 @@ class Row:
   @property
   def real_only(self) -> bool:
     """Whether complex parameters are refused."""
-    return 'mu_dtype' in self.options or any(isinstance(line, bo.cautious.line) for line in self.make().lines)
+    return 'mu_dtype' in self.options or any(isinstance(line, Cautious) for line in self.make().lines)
 
   @property
   def names(self) -> dict[str, Any]:

@@ -217,7 +217,7 @@ def test_what_is_without_effect_is_accepted(case):
 
 def fields(recipe):
   """The numbers of a recipe, as 'piece.argument'."""
-  return {f'{type(line).__name__}.{key}': value for line in recipe.lines for key, value in line.fields().items()}
+  return {f'{line.name}.{key}': value for line in recipe.lines for key, value in line.fields().items()}
 
 
 def _belief(eps, rectified, rate=1e-3, b1=0.9):

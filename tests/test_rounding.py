@@ -16,7 +16,7 @@ from jax.sharding import PartitionSpec as P
 from test_hlo import TEMPORARY, collectives, compiled_step, copies
 
 import belief_optax as bo
-from belief_optax.pieces.rounding import METHODS
+from belief_optax.pieces.rounding import METHODS, RoundUpdates
 
 BF16, F16 = jnp.dtype('bfloat16'), jnp.dtype('float16')
 SERVED = [(name, dtype) for name, method in METHODS.items() for dtype in (BF16, F16) if dtype.name in method.served]
@@ -74,12 +74,12 @@ def test_small_steps_are_not_lost(method, dtype):
 def test_no_step_is_too_small(method):
   """Steps of 2^-20 of the parameter: what is carried does not freeze in its turn."""
   p, state = train(rounded(bo.sgd(2.0**-20), method), jnp.ones(4096, jnp.bfloat16), ones, 2000)
-  carried = bo.round_updates.line.begin(bo.round_updates.line(method), leaf_of(p, state)).p
+  carried = RoundUpdates(method).begin(leaf_of(p, state)).p
   assert abs(as_float(carried).mean() - (1 - 2000 * 2.0**-20)) < 0.05 * 2000 * 2.0**-20
 
 
 def leaf_of(p, state):
-  return bo.Leaf(g=None, u=None, p=p.astype(jnp.float32), stored=p, slots=state.slots)
+  return bo.Leaf(p=p.astype(jnp.float32), stored=p, slots=state.slots, estimates={}, dither=None)
 
 
 @each_case

@@ -100,7 +100,7 @@ class Line:
     return tuple(arrays.values()), (tuple(arrays), tuple((n, v) for n, v in fields.items() if n not in arrays))
 
   def _key(self) -> Any:
-    return type(self), *((name, _comparable(value)) for name, value in self.fields().items())
+    return type(self), *((name, comparable(value)) for name, value in self.fields().items())
 
   def __eq__(self, other: object) -> bool:
     return isinstance(other, Line) and self._key() == other._key()
@@ -161,7 +161,7 @@ def _unflatten(cls: type[Any], static: Any, arrays: Any) -> Any:
   return line
 
 
-def _comparable(value: Any) -> Any:
+def comparable(value: Any) -> Any:
   """A field in a comparison: what is an array or cannot be hashed is equal to itself alone."""
   if not arguments.is_array(value):
     try:

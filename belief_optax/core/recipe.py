@@ -221,24 +221,20 @@ class Update(_Lines):
     if self._reader is not None and params is None:
       raise ValueError(f'{self._reader!r} needs the parameters: call update(updates, state, params).')
     check_state('update', self._keys, state)
-    trees.check_inexact('update', updates)
-    leaves, treedef = jax.tree.flatten(updates, is_leaf=lambda x: x is None)
-    align = functools.partial(trees.align, treedef)
+    leaves, tree = jax.tree.flatten(updates, is_leaf=lambda x: x is None)
+    if not all(g is None or isinstance(g, jax.Array) for g in leaves):
+      trees.check_inexact('update', updates)
     grads = list(map(_array, leaves))
-    slots = {name: align(f'state.slots[{name!r}]', tree) for name, tree in state.slots.items()}
+    slots = {name: trees.align(tree, f'state.slots[{name!r}]', kept) for name, kept in state.slots.items()}
     # A parameter for which no gradient arrives is not looked at, whatever it is.
-    seen = () if params is None else zip(grads, align('params', params), strict=True)
-    ps = [None if g is None else _array(p) for g, p in seen] or [None] * len(grads)
-    trees.check_leaves(updates, grads, {**{route.keys[0]: slots[route.keys[0]] for route in self.routes}, 'params': ps})
-
+    pairs = () if params is None else zip(grads, trees.align(tree, 'params', params), strict=True)
+    ps = [None if g is None else _array(p) for g, p in pairs] or [None] * len(grads)
     eager = not any(isinstance(x, jax.core.Tracer) for x in (*grads, state.count))
     hyper, lines = jax.tree.flatten(tuple(line.at(state.count, eager) for line in self.lines))
-    active = self._active(treedef, grads if params is None else ps)
-    plan = Plan(lines, self._bare_routes, active, tuple(map(_update_dtype, grads, ps)))
-    read = ps if self._reader is not None else [None] * len(grads)
+    plan = Plan(lines, self._bare_routes, self._active(tree, grads if params is None else ps), tree)
     with jax.numpy_dtype_promotion('standard'):
-      us, count, kept, ages = run(plan, Arrays(hyper, grads, read, state.count, slots, state.ages))
-    return treedef.unflatten(us), State(count, {key: treedef.unflatten(x) for key, x in kept.items()}, ages)
+      us, count, kept, ages = run(plan, Arrays(hyper, grads, ps, state.count, slots, state.ages))
+    return tree.unflatten(us), State(count, {key: tree.unflatten(x) for key, x in kept.items()}, ages)
 
   @functools.cached_property
   def _keys(self) -> list[str]:
@@ -252,25 +248,17 @@ class Update(_Lines):
   def _reader(self) -> Line | None:
     return next((line for line in self.lines if line.reads_params), None)
 
-  def _active(self, treedef: Any, params: Sequence[Any]) -> tuple[tuple[bool, ...], ...]:
+  def _active(self, tree: Any, params: Sequence[Any]) -> tuple[tuple[bool, ...], ...]:
     """For each array which lines apply to it."""
-    everywhere, tree = [True] * len(params), treedef.unflatten(params)
-    masks = (full_mask(line.name, line.where, tree) for line in self.lines)
-    columns = [everywhere if mask is None else trees.align(treedef, 'mask', mask) for mask in masks]
+    everywhere = [True] * len(params)
+    masks = (full_mask(line.name, line.where, tree.unflatten(params)) if line.where else None for line in self.lines)
+    columns = [everywhere if mask is None else trees.align(tree, 'mask', mask) for mask in masks]
     return tuple(zip(*columns, strict=True)) if columns else ((),) * len(params)
 
 
 def _array(x: Any) -> Any:
   """A leaf as an array: Python numbers arrive under jax.disable_jit."""
   return x if x is None or isinstance(x, jax.Array) else jnp.asarray(x)
-
-
-def _update_dtype(g: Any, p: Any) -> Any:
-  """That of the gradient, but at least as wide as the parameter: its last digits are there."""
-  if g is None or p is None or g.dtype == p.dtype:
-    return getattr(g, 'dtype', None)
-  with jax.numpy_dtype_promotion('standard'):
-    return jnp.promote_types(g.dtype, p.dtype)
 
 
 def _check_needs(lines: Sequence[Line]) -> None:

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from belief_optax import formulas
-from belief_optax.core import dtypes, trees
+from belief_optax.core import arguments, dtypes, trees
 from belief_optax.core.clock import Now, Sampled, show
 from belief_optax.core.leaf import Leaf
 from belief_optax.core.piece import Line
@@ -123,6 +123,10 @@ class Rule:
         x = x.keep(**box.round(x.slots)) if self._complete(box.route) == i else x
     return x.u, {name: x.slots[name] for name in slots}
 
+  @property
+  def reads_params(self) -> bool:
+    return any(line.reads_params for line in self.lines)
+
   @functools.cached_property
   def _bounded_at(self) -> int | None:
     """The line before which the gradient is bounded: the first that keeps anything, if one keeps squares."""
@@ -200,13 +204,13 @@ class Plan:
     lines: the structure of the lines, as `Line.at` makes them; their arrays are arguments.
     routes: what is kept between the steps, and how.
     active: for each array which lines apply to it.
-    update_dtypes: for each array the dtype of its update.
+    tree: the structure of the updates, where None is a leaf.
   """
 
   lines: Any
   routes: tuple[Route, ...]
   active: tuple[tuple[bool, ...], ...]
-  update_dtypes: tuple[Any, ...]
+  tree: Any
 
 
 class Arrays(NamedTuple):
@@ -215,7 +219,7 @@ class Arrays(NamedTuple):
   Attributes:
     hyper: the arrays of the lines.
     grads: the gradients.
-    params: the parameters, None where no line reads them.
+    params: the parameters, None where they were not given or no gradient arrives.
     count: the number of finished steps.
     slots: what is kept, by key.
     ages: see `State`.
@@ -241,9 +245,37 @@ def _compiled(plan: Plan) -> Callable[[Arrays], Any]:
 
 
 @functools.lru_cache(COMPILED)
-def _traced_once(rule: Rule) -> Callable[..., Any]:
+def _jitted(rule: Rule) -> Callable[..., Any]:
   """The rule, traced once per shape."""
-  return jax.jit(lambda g, p, kept, scalars, t: rule(g, p, kept, scalars, t))
+  return jax.jit(functools.partial(rule))  # a partial is hashed by identity, and so fast
+
+
+class Tick(NamedTuple):
+  """What a step knows before it sees an array.
+
+  Attributes:
+    rule: the rule of an array to which all lines apply.
+    scalars: the scalars that vary.
+    step: int32, the step t.
+    ages: see `State`.
+  """
+
+  rule: Rule
+  scalars: list[Any]
+  step: Any
+  ages: dict[str, tuple[Any, Any]]
+
+
+def tick(lines: Sequence[Line], routes: tuple[Route, ...], count: Any, ages: Mapping[str, Any]) -> Tick:
+  """Once per step: the ages of averages, and the scalars of all lines."""
+  rates = {name: rate for line in lines for name in line.ages if isinstance(rate := getattr(line, name), Sampled)}
+  before = Now(count, {}, {})
+  new = {name: formulas.two_sum(ages[name], formulas.decay_exponent(before(b))) for name, b in rates.items()}
+  now = Now(count, *({name: age[0] for name, age in each.items()} for each in (new, ages)))
+  scalars, structure = jax.tree.flatten([line.scalars(now) for line in lines])
+  constants = tuple(None if arguments.is_array(k) else k for k in scalars)
+  rule = Rule(tuple(line.bare() for line in lines), (True,) * len(lines), routes, constants, structure, None)
+  return Tick(rule, [k for k in scalars if arguments.is_array(k)], now.step, new)
 
 
 def advance(plan: Plan, arrays: Arrays) -> tuple[list[Any], Any, dict[str, list[Any]], dict[str, Any]]:
@@ -252,34 +284,32 @@ def advance(plan: Plan, arrays: Arrays) -> tuple[list[Any], Any, dict[str, list[
   Returns:
     The updates, the next count, what is kept, and the ages.
   """
-  lines: tuple[Line, ...] = plan.lines.unflatten(arrays.hyper)
-  rates = {name: rate for line in lines for name in line.ages if isinstance(rate := getattr(line, name), Sampled)}
-  before = Now(arrays.count, {}, {})
-  ages = {name: formulas.two_sum(arrays.ages[name], formulas.decay_exponent(before(b))) for name, b in rates.items()}
-  now = Now(arrays.count, *({name: age[0] for name, age in each.items()} for each in (ages, arrays.ages)))
-
-  scalars, structure = jax.tree.flatten([line.scalars(now) for line in lines])
-  constants = tuple(None if isinstance(k, jax.Array) else k for k in scalars)
-  varying = [k for k in scalars if isinstance(k, jax.Array)]
-  cast = functools.cache(lambda real: [k.astype(real) if jnp.issubdtype(k.dtype, jnp.inexact) else k for k in varying])
-  bare = tuple(line.bare() for line in lines)
-  rule = functools.cache(
-    lambda active, dtype: _traced_once(Rule(bare, active, plan.routes, constants, structure, dtype))
-  )
-  t = now.step.astype(jnp.uint32)
-
-  updates, kept = [], {key: list(leaves) for key, leaves in arrays.slots.items()}
+  rule, scalars, step, ages = tick(plan.lines.unflatten(arrays.hyper), plan.routes, arrays.count, arrays.ages)
+  _check(plan, arrays)
+  of = functools.cache(lambda active, dtype: _jitted(dataclasses.replace(rule, active=active, update_dtype=dtype)))
+  number = lambda k: jnp.issubdtype(k.dtype, jnp.inexact)
+  cast = functools.cache(lambda real: [k.astype(real) if number(k) else k for k in scalars])  # not once per array
+  t = step.astype(jnp.uint32)
+  updates, kept = list(arrays.grads), {key: list(leaves) for key, leaves in arrays.slots.items()}
   for i, (g, p) in enumerate(zip(arrays.grads, arrays.params, strict=True)):
     if g is None:  # nothing arrives: nothing moves
-      updates.append(None)
       continue
     old = {key: leaves[i] for key, leaves in arrays.slots.items()}
-    each = rule(plan.active[i], plan.update_dtypes[i])
-    update, after = each(g, p, old, cast(compute_dtype(g, p, old)), t)
-    updates.append(update)
+    # An update is as wide as its gradient, and at least as its parameter: its last digits are there.
+    each = of(plan.active[i], g.dtype if p is None else jnp.promote_types(g.dtype, p.dtype))
+    p = p if rule.reads_params else None
+    updates[i], after = each(g, p, old, cast(compute_dtype(g, p, old)), t)
     for key, value in after.items():
       kept[key][i] = value
-  return updates, now.step, kept, ages
+  return updates, step, kept, ages
+
+
+def _check(plan: Plan, arrays: Arrays) -> None:
+  """Raises where something does not fit; compiled steps have been checked when they were traced."""
+  updates = plan.tree.unflatten(arrays.grads)
+  trees.check_inexact('update', updates)
+  first = {route.keys[0]: arrays.slots[route.keys[0]] for route in plan.routes}
+  trees.check_leaves(updates, arrays.grads, {**first, 'params': arrays.params})
 
 
 def scheduled_rates(lines: Sequence[Line]) -> dict[str, Any]:
