@@ -1,7 +1,29 @@
 """Adaptive-moment optimizers for JAX, each a short list of lines: AdaBelief and its family."""
 
 from belief_optax.conversions import eps_for_floor, floor_of, matched_learning_rate
-from belief_optax.core import Leaf, Line, Now, Recipe, Slot, State, compose, piece, when
+from belief_optax.core import (
+  DECAY_RATE,
+  EPSILON,
+  FINITE,
+  FRACTION,
+  NONNEGATIVE,
+  POSITIVE,
+  POSITIVE_DECAY_RATE,
+  Leaf,
+  Line,
+  Now,
+  Range,
+  Recipe,
+  Slot,
+  State,
+  compose,
+  hyper,
+  mask_option,
+  option,
+  optional_hyper,
+  piece,
+  when,
+)
 from belief_optax.optimizers import (
   adabelief,
   adagrad,
@@ -45,9 +67,17 @@ from belief_optax.stores.convert import convert_state, decode_state, state_bytes
 __version__ = '0.1.0'
 
 __all__ = [
+  'DECAY_RATE',
+  'EPSILON',
+  'FINITE',
+  'FRACTION',
+  'NONNEGATIVE',
+  'POSITIVE',
+  'POSITIVE_DECAY_RATE',
   'Leaf',
   'Line',
   'Now',
+  'Range',
   'Recipe',
   'Slot',
   'State',
@@ -74,11 +104,15 @@ __all__ = [
   'first_moment',
   'floor_of',
   'heavy_ball',
+  'hyper',
   'lookahead',
+  'mask_option',
   'matched_learning_rate',
   'nadam',
   'nadamw',
   'nesterov',
+  'option',
+  'optional_hyper',
   'piece',
   'precondition',
   'radam',
