@@ -99,9 +99,9 @@ def safe_sqrt(v: Number) -> Number:
 
 
 def safe_divide(a: Number, d: Number) -> Number:
-  """A / d, but 0 where d = 0: what has no scale is not moved. A NaN in d stays visible."""
-  zero = d == 0
-  return jnp.where(zero, 0, a / jnp.where(zero, 1, d))
+  """A / d for d > 0, and 0 for d = 0: what has no scale is not moved. A NaN in d stays visible."""
+  positive = d > 0
+  return jnp.where(positive, a / jnp.where(positive, d, 1), a * d)
 
 
 def decay_exponent(b: Number) -> Number:

@@ -105,7 +105,7 @@ def test_how_fsdp_splits(scaling):
 
 def test_tiles_that_devices_do_not_divide_are_told(scaling, monkeypatch):
   """As embeddings on 512 devices: refused inside of shard_map, and gathered under jit."""
-  monkeypatch.setattr(stores.codes, 'tile_of', lambda shape: (shape[0] // 4, 1))
+  monkeypatch.setattr(stores.tiled, 'tile_of', lambda shape: (shape[0] // 4, 1))
   shapes = {'w': jax.ShapeDtypeStruct((16, 9), jnp.float32)}
   store = stores.Int8(min_size=0)
   monkeypatch.setattr(scaling.bo, 'adabelief', lambda rate, **_: bo.adam(rate, store=store))

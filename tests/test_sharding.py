@@ -541,7 +541,7 @@ def test_what_shard_map_cannot_do_is_refused():
 
 def test_tiles_that_the_axis_does_not_divide_are_refused(monkeypatch):
   """Eight devices divide every tile that is planned for them; here is one that they do not."""
-  monkeypatch.setattr(stores.codes, 'tile_of', lambda shape: (shape[0] // 4, 1))
+  monkeypatch.setattr(stores.tiled, 'tile_of', lambda shape: (shape[0] // 4, 1))
   tx = zero1(bo.adam(0.1, store=CODES[2]), EVERYWHERE, min_size=0)
   with pytest.raises(
     ValueError, match=r"the state\.slots\['mu\+nu\.exponents'\]\['w'\] of shape \(4, 9\) cannot be split"

@@ -86,7 +86,7 @@ def apart(store, slot, x, alone=False):
   """How far the codes around a number are apart, in an array whose tiles are alike."""
   x = np.abs(np.asarray(x, np.float64))
   if isinstance(store, stores.Int8 | stores.Int4):
-    digits = stores.coded.EIGHT if alone else store.digits
+    digits = stores.tiled.EIGHT if alone else store.digits
     top = 2 * x.max(initial=0.0)
     if slot.real:
       return (2 ** (1 / digits.per_octave) - 1) * x + top * 2.0 ** (-(2**digits.bits - 1) / digits.per_octave)

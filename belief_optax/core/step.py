@@ -308,8 +308,8 @@ def _check(plan: Plan, arrays: Arrays) -> None:
   """Raises where something does not fit; compiled steps have been checked when they were traced."""
   updates = plan.tree.unflatten(arrays.grads)
   trees.check_inexact('update', updates)
-  first = {route.keys[0]: arrays.slots[route.keys[0]] for route in plan.routes}
-  trees.check_leaves(updates, arrays.grads, {**first, 'params': arrays.params})
+  plain = [r.keys[0] for r in plan.routes if len(r.group) == 1 and not r.store.parts(r.group)[0]]
+  trees.check_leaves(updates, arrays.grads, {**{key: arrays.slots[key] for key in plain}, 'params': arrays.params})
 
 
 def scheduled_rates(lines: Sequence[Line]) -> dict[str, Any]:

@@ -55,7 +55,7 @@ def check_leaves(updates: Any, grads: Sequence[Any], others: Mapping[str, Sequen
         continue
       if not hasattr(x, 'dtype'):
         raise ValueError(f'an update of shape {g.shape} arrives where {name} holds {x!r} ({_path(updates, leaf)}).')
-      if x.shape[: g.ndim] != g.shape or (name == 'params' and x.ndim != g.ndim):
+      if x.shape != g.shape:
         raise ValueError(
           f'an update of shape {g.shape} arrives where {name} has shape {x.shape} ({_path(updates, leaf)}).'
         )
