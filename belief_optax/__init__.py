@@ -2,13 +2,6 @@
 
 from belief_optax.conversions import eps_for_floor, floor_of, matched_learning_rate
 from belief_optax.core import (
-  DECAY_RATE,
-  EPSILON,
-  FINITE,
-  FRACTION,
-  NONNEGATIVE,
-  POSITIVE,
-  POSITIVE_DECAY_RATE,
   Leaf,
   Line,
   Now,
@@ -22,6 +15,7 @@ from belief_optax.core import (
   option,
   optional_hyper,
   piece,
+  ranges,
   when,
 )
 from belief_optax.optimizers import (
@@ -67,13 +61,6 @@ from belief_optax.stores.convert import convert_state, decode_state, state_bytes
 __version__ = '0.1.0'
 
 __all__ = [
-  'DECAY_RATE',
-  'EPSILON',
-  'FINITE',
-  'FRACTION',
-  'NONNEGATIVE',
-  'POSITIVE',
-  'POSITIVE_DECAY_RATE',
   'Leaf',
   'Line',
   'Now',
@@ -116,6 +103,7 @@ __all__ = [
   'piece',
   'precondition',
   'radam',
+  'ranges',
   'raw_mean',
   'rectify',
   'rmsprop',

@@ -15,8 +15,9 @@ from belief_optax import formulas, interop, presets, sharding, stores
 def _public():
   """What users call: of the package, stores, presets with the classes that they take, sharding and interop."""
   classes = {'presets.DialectWarning': presets.DialectWarning, 'presets.labml.WeightDecay': presets.labml.WeightDecay}
-  names = {f'bo.{name}': getattr(bo, name) for name in bo.__all__}
-  names |= {f'stores.{name}': x for name in stores.__all__ if callable(x := getattr(stores, name))}
+  callables = lambda module: ((name, x) for name in module.__all__ if callable(x := getattr(module, name)))
+  names = {f'bo.{name}': x for name, x in callables(bo)}
+  names |= {f'stores.{name}': x for name, x in callables(stores) if inspect.isclass(x) or inspect.isfunction(x)}
   names |= {f'presets.{name}': preset for name, preset in PRESETS.items()} | classes
   names |= {f'sharding.{name}': getattr(sharding, name) for name in sharding.__all__}
   return names | {f'interop.{name}': getattr(interop, name) for name in interop.__all__}

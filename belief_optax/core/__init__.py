@@ -3,7 +3,7 @@
 To write your own piece, subclass `Line` and name both the class and the piece:
 
     class ClipElements(Line):
-      limit: ScalarOrSchedule = hyper(1.0, allowed=POSITIVE)  # a number, an array or a schedule
+      limit: ScalarOrSchedule = hyper(1.0, allowed=ranges.POSITIVE)  # a number, an array or a schedule
 
       def scalars(self, now):      # once per step: what `step` takes
         return now(self.limit)
@@ -19,21 +19,10 @@ folded on the host, in float64, when the step is traced; `Line.scalars` runs onc
 - `Line` says what a line can declare: what it needs and gives, the slots that it owns and those that it writes.
 - `Slot` is an array that a line carries from step to step; `Leaf` is what `step` sees of one array, `Now` the clock
   that `scalars` gets.
-- `hyper`, `optional_hyper`, `option` and `mask_option` declare fields; `FINITE`, `POSITIVE`, `DECAY_RATE`, ... are the
-  ranges of numbers.
+- `hyper`, `optional_hyper`, `option` and `mask_option` declare fields; `ranges` has the ranges of numbers.
 """
 
 from belief_optax.core.arguments import (
-  DECAY_RATE,
-  EPSILON,
-  FINITE,
-  FRACTION,
-  MOMENTUM,
-  NONNEGATIVE,
-  POSITIVE,
-  POSITIVE_DECAY_RATE,
-  THRESHOLD,
-  Range,
   choice,
   flag,
   hyper,
@@ -50,6 +39,18 @@ from belief_optax.core.clock import Now, Sampled
 from belief_optax.core.leaf import Leaf
 from belief_optax.core.masks import mask_option, normal_mask
 from belief_optax.core.piece import Line
+from belief_optax.core.ranges import (
+  DECAY_RATE,
+  EPSILON,
+  FINITE,
+  FRACTION,
+  MOMENTUM,
+  NONNEGATIVE,
+  POSITIVE,
+  POSITIVE_DECAY_RATE,
+  THRESHOLD,
+  Range,
+)
 from belief_optax.core.recipe import Recipe, compose, keys_of, piece, when
 from belief_optax.core.slot import Slot
 from belief_optax.core.step import Rule, State, check_state

@@ -15,45 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-FLOAT32_TINY = float(np.finfo(np.float32).tiny)
-
-
-@dataclasses.dataclass(frozen=True)
-class Range:
-  """The values that a number may have, and the words that say so.
-
-  Attributes:
-    words: what an error message says of it.
-    contains: whether a number lies in it.
-    guard: what becomes of a value that only arrives during a step, from an array or a schedule; None for the value.
-  """
-
-  words: str
-  contains: Callable[[float], bool]
-  guard: Callable[[Any], Any] | None = None
-
-
-def _survives_float32(value: float) -> bool:
-  # XLA flushes denormals to zero, so a smaller eps would silently be no eps at all.
-  return value == 0 or FLOAT32_TINY <= value < math.inf or (jax.config.read('jax_enable_x64') and 0 < value < math.inf)
-
-
-def _rate(least: Callable[[Any], Any]) -> Callable[[Any], Any]:
-  """A rate of 1 makes an average that never moves, and a bias mass of 0: NaN is better than a step without a scale."""
-  return lambda b: b + jnp.sqrt(jnp.where(least(b) & (b < 1), 0.0, -1.0))  # plus 0 or, as jax_debug_nans sees, NaN
-
-
-FINITE = Range('a finite number', math.isfinite)
-NONNEGATIVE = Range('a finite number >= 0', lambda v: 0 <= v < math.inf)
-POSITIVE = Range('a finite number > 0', lambda v: 0 < v < math.inf)
-DECAY_RATE = Range('a number in [0, 1)', lambda v: 0 <= v < 1, _rate(lambda b: b >= 0))
-POSITIVE_DECAY_RATE = Range('a number in (0, 1)', lambda v: 0 < v < 1, _rate(lambda b: b > 0))
-FRACTION = Range('a number in [0, 1]', lambda v: 0 <= v <= 1)
-MOMENTUM = FRACTION
-EPSILON = Range(f'0 or a finite number >= {FLOAT32_TINY:.4g} (float32 flushes smaller ones to 0)', _survives_float32)
-THRESHOLD = Range(
-  'a finite number >= 4 (the variance of the step is infinite at rho <= 4)', lambda v: 4 <= v < math.inf
-)
+from belief_optax.core.ranges import Range
 
 
 def at(value: Any, count: Any) -> Any:
@@ -183,20 +145,64 @@ def is_zero(value: Any) -> bool:
 
 
 def hyper(default: Any = dataclasses.MISSING, *, allowed: Range, constant: bool = True) -> Any:
-  """Declares a hyperparameter of a piece: a number in the range `allowed`, an array or a schedule.
+  """Declares a hyperparameter of a piece: a number, an array or a schedule.
 
-  With `constant=False` an eager step takes a number as data too, so that a sweep over it compiles once.
+  Args:
+    default: its default; without one the argument is required.
+    allowed: the range of numbers, one of `ranges` or your own `Range`.
+    constant: whether a number is a constant of the compiled step. A number that only scales (False) is data in an eager
+      step, so that a sweep over it compiles once.
+
+  Returns:
+    What stands behind the `=` of a field of a `Line`.
+
+  Example:
+    >>> import belief_optax as bo
+    >>> class Shift(bo.Line):
+    ...   by: float = bo.hyper(1.0, allowed=bo.ranges.FINITE)
+    >>> Shift(2)
+    shift(by=2.0)
   """
   normal = lambda name, v: hyperparameter(name, v, allowed)
   return dataclasses.field(default=default, metadata={'normal': normal, 'allowed': allowed, 'constant': constant})
 
 
 def optional_hyper(default: Any = None, *, allowed: Range) -> Any:
-  """Declares a hyperparameter that may be None."""
+  """Declares a hyperparameter that may be None.
+
+  Args:
+    default: its default.
+    allowed: the range of numbers, one of `ranges` or your own `Range`.
+
+  Returns:
+    What stands behind the `=` of a field of a `Line`.
+
+  Example:
+    >>> import belief_optax as bo
+    >>> class Clip(bo.Line):
+    ...   limit: float | None = bo.optional_hyper(allowed=bo.ranges.POSITIVE)
+    >>> Clip()
+    clip(limit=None)
+  """
   normal = lambda name, v: None if v is None else hyperparameter(name, v, allowed)
   return dataclasses.field(default=default, metadata={'normal': normal, 'allowed': allowed, 'constant': True})
 
 
 def option(default: Any = dataclasses.MISSING, *, normal: Callable[[str, Any], Any]) -> Any:
-  """Declares an option of a piece: a static value that `normal(name, value)` checks and returns."""
+  """Declares an option of a piece: a static value, which must be hashable.
+
+  Args:
+    default: its default; without one the argument is required.
+    normal: `normal(name, value)` returns the value in its normal form, or raises an error that names it.
+
+  Returns:
+    What stands behind the `=` of a field of a `Line`.
+
+  Example:
+    >>> import belief_optax as bo
+    >>> class Repeat(bo.Line):
+    ...   times: int = bo.option(2, normal=lambda name, value: int(value))
+    >>> Repeat(3.0)
+    repeat(times=3)
+  """
   return dataclasses.field(default=default, metadata={'normal': normal})

@@ -12,6 +12,7 @@ import optax
 
 from belief_optax import formulas
 from belief_optax.core import arguments, dtypes
+from belief_optax.core.ranges import Range
 
 
 class Sampled(NamedTuple):
@@ -26,7 +27,7 @@ class Sampled(NamedTuple):
   ahead: Any = None
 
 
-def sample(name: str, value: Any, allowed: arguments.Range, count: Any, ahead: bool) -> Any:
+def sample(name: str, value: Any, allowed: Range, count: Any, ahead: bool) -> Any:
   """A hyperparameter as the data of one step: schedules are called here, in the open, with a count that may be an int.
 
   Args:
@@ -46,7 +47,7 @@ def sample(name: str, value: Any, allowed: arguments.Range, count: Any, ahead: b
   return _guarded(name, value, allowed) if arguments.is_array(value) else value
 
 
-def _guarded(name: str, value: Any, allowed: arguments.Range, schedule: Any = None) -> Any:
+def _guarded(name: str, value: Any, allowed: Range, schedule: Any = None) -> Any:
   if schedule is not None:
     if np.ndim(value):
       raise ValueError(f'a schedule must give a scalar, but {show(schedule)} gave shape {np.shape(value)}.')

@@ -56,5 +56,21 @@ def full_mask(owner: str, mask: Any, params: Any) -> Any:
 
 
 def mask_option() -> Any:
-  """Declares the mask of a piece: a tree of bools, a prefix of one, or a callable of params; None for all."""
+  """Declares the mask of a piece: the leaves to which its line applies.
+
+  Returns:
+    What stands behind the `=` of a field of a `Line`: a tree of bools, a prefix of one, or a callable of params; None
+    for all.
+
+  Example:
+    >>> import belief_optax as bo, jax.numpy as jnp
+    >>> class Flip(bo.Line):
+    ...   mask: object = bo.mask_option()
+    ...   def step(self, x, k):
+    ...     return x.redirect(-x.u)
+    >>> tx, params = bo.piece(Flip)({'w': True, 'b': False}), {'w': jnp.ones(1), 'b': jnp.ones(1)}
+    >>> updates, _ = tx.update(params, tx.init(params), params)
+    >>> print(updates['w'], updates['b'])
+    [-1.] [1.]
+  """
   return dataclasses.field(default=None, metadata={'normal': normal_mask, 'mask': True})

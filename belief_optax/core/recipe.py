@@ -68,7 +68,7 @@ def piece(cls: Callable[P, Line]) -> Callable[P, Recipe]:
     >>> import belief_optax as bo
     >>> class Shift(bo.Line):
     ...   '''u <- u + by'''
-    ...   by: float = bo.hyper(1.0, allowed=bo.FINITE)
+    ...   by: float = bo.hyper(1.0, allowed=bo.ranges.FINITE)
     ...   def scalars(self, now):  # once per step
     ...     return now(self.by)
     ...   def step(self, x, k):  # once per array
@@ -230,9 +230,10 @@ class Update(_Lines):
     pairs = () if params is None else zip(grads, trees.align(tree, 'params', params), strict=True)
     ps = [None if g is None else _array(p) for g, p in pairs] or [None] * len(grads)
     eager = not any(isinstance(x, jax.core.Tracer) for x in (*grads, state.count))
-    hyper, lines = jax.tree.flatten(tuple(line.at(state.count, eager) for line in self.lines))
-    plan = Plan(lines, self._bare_routes, self._active(tree, grads if params is None else ps), tree)
-    with jax.numpy_dtype_promotion('standard'):
+    active = self._active(tree, grads if params is None else ps)
+    with jax.numpy_dtype_promotion('standard'):  # bfloat16 becomes float32 on purpose
+      hyper, lines = jax.tree.flatten(tuple(line.at(state.count, eager) for line in self.lines))
+      plan = Plan(lines, self._bare_routes, active, tree)
       us, count, kept, ages = run(plan, Arrays(hyper, grads, ps, state.count, slots, state.ages))
     return tree.unflatten(us), State(count, {key: tree.unflatten(x) for key, x in kept.items()}, ages)
 

@@ -53,7 +53,7 @@ class Reading:
 
   def __init__(self, lines: Sequence[Line]):
     self.lines = tuple(lines)
-    self.kinds = [type(line).__name__ for line in lines]
+    self.kinds = [line.name for line in lines]
     self.by_kind: dict[str, Any] = dict(zip(self.kinds, lines, strict=True))
 
   def has(self, *kinds: str) -> bool:

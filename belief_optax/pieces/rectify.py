@@ -15,7 +15,7 @@ def tractability(now: Now, b2: Any, threshold: Any) -> tuple[Any, Any]:
   lam = x / now.t if isinstance(b2, Sampled) else formulas.decay_exponent(now(b2))
   rho, threshold = formulas.effective_length(x, lam), now(threshold)
   if is_array(lam) or is_array(threshold):
-    adaptive = rho >= threshold
+    adaptive = ~(rho < threshold)  # so that a NaN is not taken for a young average
   else:
     first = formulas.first_tractable_step(now(b2), threshold)
     adaptive = jnp.asarray(False) if first is None else now.step >= first
@@ -67,7 +67,7 @@ class Rectify(Line):
 
   def step(self, x: Leaf, k: Any) -> Leaf:
     adaptive, r = k
-    fallback = x.mu_hat if self.degenerate_to_sgd else 0
+    fallback = x.mu_hat if self.degenerate_to_sgd else 0 * x.mu_hat  # a NaN stays visible
     return x.set(u=jnp.where(adaptive, r * x.u, fallback))
 
 

@@ -1,0 +1,285 @@
+"""Faults that real use found, each as the smallest input that showed it, with the value that is right."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from contract_helpers import compilations
+from registry import ROWS, each_row
+
+import belief_optax as bo
+from belief_optax import stores
+
+STORES = {
+  'float32': 'float32',
+  'bfloat16': 'bfloat16',
+  'packed16': stores.Packed16(min_size=0),
+  'int8': stores.Int8(min_size=0),
+  'int4': stores.Int4(min_size=0),
+}
+BAD = [np.nan, np.inf, -np.inf]
+# Those that divide by the root of squares: what is not finite must not become "no scale" there.
+ADAPTIVE = [row for row in ROWS if any(line.squares for line in row.make().lines)]
+each_adaptive = pytest.mark.parametrize('row', [row for row in ADAPTIVE if not row.kept], ids=str)
+
+
+def steps(tx, grads, shape=(2,), jit=False):
+  """The updates of gradients that are numbers or arrays; the parameters stand still."""
+  p = jnp.ones(shape)
+  state, updates = tx.init(p), []
+  update = jax.jit(tx.update) if jit else tx.update
+  for g in grads:
+    u, state = update(jnp.broadcast_to(jnp.asarray(g, jnp.float32), shape), state, p)
+    updates.append(np.asarray(u))
+  return updates, state
+
+
+# What is not finite stays visible.
+
+
+@pytest.mark.parametrize('bad', BAD)
+@pytest.mark.parametrize('jit', [False, True], ids=['eager', 'jit'])
+@pytest.mark.parametrize('store', STORES)
+def test_a_bad_element_among_good_ones_is_seen_in_every_store(store, jit, bad):
+  """XLA:CPU's maximum of 64 x 64 floats drops a NaN: int8 took the tile for empty, and nu fell to 1e-38."""
+  tx = bo.adam(1e-2, store=STORES[store])
+  one = np.ones((64, 64), np.float32)
+  spoiled = one.copy()
+  spoiled[3, 5] = bad
+  (_, *after), state = steps(tx, [one, spoiled, one], (64, 64), jit)
+  nu = np.asarray(bo.decode_state(state, tx).slots['nu'])
+  tile = {'int8': 64, 'int4': 64}.get(store, 1)  # the neighbours in its tile, and nobody else
+  for x in (*after, nu):
+    assert np.isnan(x[3, 5])
+    assert np.isnan(x).sum() == tile
+  good = ~np.isnan(nu)
+  np.testing.assert_allclose(nu[good].mean(), 1 - 0.999**3, 0.1)
+
+
+@pytest.mark.parametrize('store', STORES)
+def test_gradients_that_are_all_bad_are_seen_in_every_store(store):
+  (_, after), state = steps(bo.adam(1e-2, store=STORES[store]), [1.0, np.nan], (64, 64))
+  assert np.isnan(after).all()
+  assert np.isnan(np.asarray(bo.decode_state(state, bo.adam(1e-2, store=STORES[store])).slots['nu'])).all()
+
+
+@pytest.mark.parametrize('bad', BAD)
+@each_adaptive
+def test_a_bad_gradient_is_seen_in_the_update_and_after_it(row, bad):
+  """RMSProp took NaN for "no scale": -0 at that step, then frozen for ever."""
+  updates, _ = steps(row.make(), [1.0, 0.5, bad, 1.0, 1.0])
+  assert np.isfinite(updates[:2]).all()
+  assert not np.isfinite(updates[2:]).any()
+
+
+@each_row
+def test_a_negative_or_infinite_second_moment_is_seen(row):
+  """As a wrong file may give it: never a step of 10^5 learning rates."""
+  tx = row.make()
+  p = jnp.ones(3)
+  state = tx.init(p)
+  if 'nu' not in state.slots or row.kept:
+    pytest.skip('no second moment that stands alone')
+  spoiled = state._replace(count=state.count + 10, slots={**state.slots, 'nu': jnp.asarray([-1.0, jnp.nan, 1.0])})
+  u, _ = tx.update(jnp.full(3, 0.5), spoiled, p)
+  assert np.isnan(u[1])
+  assert np.isnan(u[0]) or 'nu_max' in state.slots  # a maximum is not negative
+  assert np.isfinite(u[2])
+
+
+@pytest.mark.parametrize('value', [1.0, 1.5, -0.1, np.nan])
+@pytest.mark.parametrize('kind', ['schedule', 'array'])
+@pytest.mark.parametrize('algorithm', ['adam', 'adabelief', 'amsgrad', 'nadam', 'radam'])
+def test_a_rate_outside_its_range_is_seen_when_it_arrives(algorithm, kind, value):
+  """1 - b2 = 0 made a mass of 0, and steps of 10^5 learning rates."""
+  b2 = (lambda _: value) if kind == 'schedule' else jnp.float32(value)
+  updates, _ = steps(getattr(bo, algorithm)(1e-3, b2=b2), [1.0] * 7)
+  assert np.isnan(updates[-1]).all()
+
+
+# One huge finite gradient.
+
+
+def adam64(grads, b1=0.9, b2=0.999, eps=1e-8):
+  """Adam in long doubles: what exact arithmetic gives."""
+  m = v = np.longdouble(0)
+  for t, g in enumerate(map(np.longdouble, grads), 1):
+    m, v = b1 * m + (1 - b1) * g, b2 * v + (1 - b2) * g * g
+    yield float((m / (1 - b1**t)) / (np.sqrt(v / (1 - b2**t)) + eps))
+
+
+NOISE = np.random.default_rng(0).normal(size=400)
+
+
+@pytest.mark.parametrize('spike', [1e10, 1e18, 1e20, 1e25, 1e30, 3e38, -3e38])
+def test_adam_takes_the_steps_of_exact_arithmetic_after_a_spike(spike):
+  grads = [*NOISE[:20], spike, *NOISE[20:300]]
+  updates, _ = steps(bo.adam(1.0), grads, (1,))
+  exact = np.fromiter(adam64(grads), float)
+  found = -np.concatenate(updates)
+  # After the spike the noise is 10^-10 and less of what is kept: exact to the rounding of the mean.
+  np.testing.assert_allclose(found, exact, 1e-4, 1e-6)
+
+
+@pytest.mark.parametrize('spike', [1e20, 1e25, 1e30, 3e38, -3e38])
+@each_adaptive
+def test_a_spike_is_no_long_step(row, spike):
+  """nu was bounded, the mean was not: 5.4e5 learning rates with adam, and 1.7e4 even 150 steps later."""
+  rate = 1e-2
+  updates, _ = steps(row.make(rate), [*NOISE[:20], spike, *NOISE[20:200]], (1,))
+  size = np.abs(np.concatenate(updates))
+  assert np.isfinite(size).all()
+  usual = max(size[:20].max(), rate)  # Adagrad's and RMSProp's first steps are several learning rates long
+  assert size[20:].max() < 25 * usual
+
+
+@each_adaptive
+def test_alternating_extremes_give_no_nan(row):
+  updates, _ = steps(row.make(1e-2), [3.4e38 * (-1) ** i for i in range(12)])
+  assert np.isfinite(updates).all()
+
+
+@pytest.mark.parametrize('dtype', [jnp.float16, jnp.bfloat16])
+def test_the_largest_numbers_of_16_bits_are_no_long_step(dtype):
+  p = jnp.ones(4, dtype)
+  tx = bo.adam(1.0)
+  state = tx.init(p)
+  for g in (1.0, float(jnp.finfo(dtype).max), 1.0):
+    u, state = tx.update(jnp.full(4, g, dtype), state, p)
+    assert np.all(np.abs(np.float32(u)) <= 1.7)
+
+
+# Arguments.
+
+
+@pytest.mark.parametrize('dtype', [jnp.float16, jnp.bfloat16])
+@pytest.mark.parametrize('rate', ['b1', 'b2'])
+def test_rates_of_16_bits_are_refused(dtype, rate):
+  with pytest.raises(TypeError, match=f'{rate} arrived as {jnp.dtype(dtype).name}, which cannot hold a decay rate'):
+    bo.adam(1e-2, **{rate: jnp.asarray(0.9999, dtype)})
+  with pytest.raises(TypeError, match=f'{rate}, which follows the schedule .* arrived as {jnp.dtype(dtype).name}'):
+    steps(bo.adam(1e-2, **{rate: lambda _: jnp.asarray(0.9999, dtype)}), [1.0])
+
+
+def test_numpy_rates_of_16_bits_are_refused():
+  with pytest.raises(TypeError, match='b2 arrived as float16'):
+    bo.adam(1e-2, b2=np.float16(0.999))
+  assert bo.adam(np.float32(0.5), b2=np.float64(0.999)) == bo.adam(0.5)
+
+
+@pytest.mark.parametrize('algorithm', [bo.adam, bo.amsgrad, bo.nadam, bo.adabelief, bo.radam])
+def test_injected_rates_of_16_bits_are_refused(algorithm):
+  """The value is lost before we see it: 0.9999 is 1 in float16, and nothing would ever move."""
+  tx = optax.inject_hyperparams(algorithm)(1e-2, b2=0.9999)
+  with pytest.raises(TypeError, match=r'pass hyperparam_dtype=jnp\.float32'):
+    tx.init(jnp.ones(3, jnp.float16))
+
+
+@pytest.mark.parametrize('value', [0, jnp.array(0), np.int64(0)])
+def test_integers_are_numbers(value):
+  np.testing.assert_allclose(steps(bo.adam(0.1, b1=value), [1.0])[0][0], -0.1, 1e-6)
+  tx = optax.inject_hyperparams(bo.adam)(learning_rate=0.1, b1=value)
+  np.testing.assert_allclose(steps(tx, [1.0])[0][0], -0.1, 1e-6)
+
+
+@pytest.mark.parametrize('value', [jnp.asarray(True), jnp.asarray(1j)])
+def test_what_a_schedule_gives_is_a_real_number(value):
+  with pytest.raises(TypeError, match=r'learning_rate, which follows the schedule .*, must be real, got dtype'):
+    steps(bo.sgd(lambda _: value), [1.0])
+
+
+@pytest.mark.parametrize('dtype', [jnp.float32, jnp.bfloat16, jnp.complex64])
+@each_row
+def test_strict_promotion(row, dtype):
+  """Our arithmetic is in float32 or wider whatever arrives, so there is nothing for the flag to forbid."""
+  if dtype == jnp.complex64 and row.real_only:
+    pytest.skip('refuses complex parameters')
+  p = jnp.ones((2, 2), dtype)
+
+  def one():
+    tx = row.make()
+    state = tx.init(p)
+    return jax.jit(tx.update)(p, state, p), tx.update(p, state, p)
+
+  plain = one()
+  with jax.numpy_dtype_promotion('strict'):
+    strict = one()
+  for a, b in zip(jax.tree.leaves(strict), jax.tree.leaves(plain), strict=True):
+    assert a.dtype == b.dtype
+    np.testing.assert_array_equal(np.asarray(a.astype(jnp.complex64)), np.asarray(b.astype(jnp.complex64)))
+
+
+# States.
+
+
+@pytest.mark.parametrize('tx', [bo.sgd(0.1), bo.adam(0.1, store='bfloat16')], ids=['sgd', 'bfloat16'])
+def test_a_count_that_is_no_integer_is_an_error(tx):
+  """In bfloat16 it would stop at 256, and with it every schedule."""
+  cast = jax.tree.map(lambda x: x.astype(jnp.bfloat16), tx.init(jnp.ones(3)))
+  with pytest.raises(TypeError, match='update needs a State whose count is an integer, but it has dtype bfloat16'):
+    tx.update(jnp.ones(3), cast)
+
+
+# Leaves without a gradient.
+
+
+class Static:
+  """What may stand in a module beside its arrays."""
+
+
+MODULE = {'w': jnp.full((2, 2), 4.0), 'b': jnp.full(2, 4.0), 'act': jax.nn.relu, 'name': 'mlp', 'any': Static()}
+FILTERED = {name: x if isinstance(x, jax.Array) else None for name, x in MODULE.items()}
+MATRICES = lambda params: jax.tree.map(lambda x: x.ndim > 1, params)
+AROUND = {
+  'adam': (bo.adam(1.0), 0.0, 0.0),
+  'decay': (bo.adamw(1.0, weight_decay=0.5), 2.0, 2.0),
+  'mask': (bo.adamw(1.0, weight_decay=0.5, mask=MATRICES), 2.0, 0.0),
+  'mask-tree': (bo.adamw(1.0, weight_decay=0.5, mask={**dict.fromkeys(MODULE, False), 'w': True}), 2.0, 0.0),
+  'rounded': (bo.compose(bo.adamw(1.0, weight_decay=0.5), bo.round_updates()), 2.0, 2.0),
+  'packed16': (bo.adamw(1.0, weight_decay=0.5, store=stores.Packed16(min_size=0)), 2.0, 2.0),
+}
+
+
+@pytest.mark.parametrize('name', AROUND)
+def test_a_parameter_without_a_gradient_is_not_looked_at(name):
+  """Equinox's pattern: a state of the arrays alone, None for the gradients of all else, and the whole module."""
+  tx, w, b = AROUND[name]
+  grads = jax.tree.map(jnp.ones_like, FILTERED)
+  u, state = tx.update(grads, tx.init(FILTERED), MODULE)
+  assert (u['act'], u['name'], u['any']) == (None, None, None)
+  np.testing.assert_allclose(u['w'], np.full((2, 2), -1.0 - w), 1e-2)
+  np.testing.assert_allclose(u['b'], np.full(2, -1.0 - b), 1e-2)
+  assert jax.tree.structure(state) == jax.tree.structure(tx.init(FILTERED))
+
+
+def test_init_says_what_to_do_with_leaves_that_are_no_arrays():
+  with pytest.raises(TypeError, match=r"parameter \['act'\] is no array but .*equinox.filter\(tree, eqx.is_array\)"):
+    bo.adam(1e-3).init(MODULE)
+
+
+# Updates.
+
+
+@pytest.mark.parametrize('grads_dtype', [jnp.float16, jnp.bfloat16])
+def test_an_update_is_as_wide_as_its_parameter(grads_dtype):
+  """1e-8 was 0 in float16, and 0.4 % of each update was lost in bfloat16."""
+  tx, p = bo.sgd(1e-8), jnp.ones(3)
+  u, _ = tx.update(jnp.ones(3, grads_dtype), tx.init(p), p)
+  assert u.dtype == jnp.float32
+  np.testing.assert_allclose(u, -1e-8, 1e-6)
+
+
+def test_shapes_that_do_not_fit_are_named_by_their_path():
+  tx, p = bo.adam(1e-3), {'layer': {'w': jnp.ones(3)}}
+  with pytest.raises(ValueError, match=r"shape \(4,\) arrives where mu has shape \(3,\) \(\['layer'\]\['w'\]\)"):
+    tx.update({'layer': {'w': jnp.ones(4)}}, tx.init(p))
+
+
+def test_the_second_step_compiles_nothing():
+  tx, p = bo.adamw(optax.cosine_decay_schedule(1e-3, 10)), jnp.ones(7)
+  state = tx.init(p)
+  _, state = tx.update(p, state, p)
+  with compilations() as compiled:
+    tx.update(p, state, p)
+  assert not compiled
