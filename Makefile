@@ -1,5 +1,8 @@
 # make demo and make test need git, make and Python >= 3.11, and nothing else.
 PYTHON ?= python3
+# JAX 0.12 needs Python >= 3.12: the newest environment takes the newest Python that is there.
+NEWEST ?= $(shell for p in python3.14 python3.13 $(wildcard $(HOME)/.pyenv/versions/3.13*/bin/python) python3.12 $(PYTHON); \
+  do $$p -c 'import ensurepip' 2>/dev/null && echo $$p && break; done)
 VENV := .venv
 OLDEST := .venv-oldest
 PARITY := .venv-parity
@@ -9,16 +12,30 @@ INSTALL := pip install --quiet --disable-pip-version-check --no-compile
 # The tests of a file run in one process: they share compiled steps.
 PYTEST := -m pytest -n 2 --dist loadfile -q
 
-.PHONY: demo test lint test-newest test-oldest test-oldest-all test-slow parity record ledger bench bench-precision format clean
+.PHONY: demo test test-all test-third lint test-newest test-oldest test-full test-oldest-full test-slow parity record ledger
+.PHONY: bench bench-precision format clean
 
 demo: $(VENV)/.examples
 	$(PY) examples/digits.py
 
+# What each tier leaves out stands in tests/README.md.
 # pyright and pip each leave a core idle, so they share the time; each of the tests takes both.
 test: $(VENV)/.dev
 	$(MAKE) --jobs 2 lint $(OLDEST)/.test
 	$(MAKE) test-newest
 	$(MAKE) test-oldest
+
+# The full matrix: every row by every contract, store and program, with the newest and the oldest versions, and what is slow.
+test-all: $(VENV)/.dev
+	$(MAKE) --jobs 2 lint $(OLDEST)/.test
+	$(MAKE) test-full
+	$(MAKE) test-oldest-full
+	$(MAKE) test-slow
+
+# One third of the full matrix, without what is slow; which one turns with the commits.
+TURN ?= $(shell git rev-list --count HEAD 2>/dev/null || echo 0)
+test-third: $(VENV)/.dev $(OLDEST)/.test
+	TEST_THIRD=$(TURN) $(MAKE) test-full test-oldest-full
 
 lint: $(VENV)/.dev
 	$(VENV)/bin/ruff format --check .
@@ -26,15 +43,17 @@ lint: $(VENV)/.dev
 	$(VENV)/bin/pyright --pythonpath $(PY)
 
 test-newest: $(VENV)/.dev
+	$(PY) $(PYTEST) -m 'not slow and not parity and not full'
+
+test-full: $(VENV)/.dev
 	$(PY) $(PYTEST) -m 'not slow and not parity'
 
-# With the oldest versions that pyproject.toml admits. What an option of an algorithm asks of JAX the plain one asks too, and
-# numbers, presets and programs around the package are no matter of versions: without them it takes a third of the time.
+# With the oldest versions that pyproject.toml admits: what asks JAX for something.
 test-oldest: $(OLDEST)/.test
-	$(OLDEST)/bin/python $(PYTEST) -m 'not slow and not parity and not variant' --ignore tests/parity \
-	  $(foreach name,benchmarks checkpoints examples param_groups interop conversions multi_process numerics presets scaling,--ignore tests/test_$(name).py)
+	$(OLDEST)/bin/python $(PYTEST) -m 'not slow and not parity and not full' \
+	  $(foreach name,core engine contracts hlo pieces,tests/test_$(name).py)
 
-test-oldest-all: $(OLDEST)/.test
+test-oldest-full: $(OLDEST)/.test
 	$(OLDEST)/bin/python $(PYTEST) -m 'not slow and not parity'
 
 test-slow: $(VENV)/.dev
@@ -65,8 +84,8 @@ clean:
 	rm -rf $(VENV) $(OLDEST) $(PARITY) out
 
 $(VENV)/bin/python:
-	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "belief_optax needs Python >= 3.11")'
-	$(PYTHON) -m venv $(VENV)
+	$(NEWEST) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "belief_optax needs Python >= 3.11")'
+	$(NEWEST) -m venv $(VENV)
 
 $(OLDEST)/bin/python:
 	$(PYTHON) -m venv $(OLDEST)

@@ -48,7 +48,7 @@ def contract(wrapper: bool = False, **cases: tuple[Any, ...]) -> Callable[..., A
   """Adds a function of a row to the table, once for each value of its one other argument.
 
   A `wrapper` compiles a program of its own around an algorithm, whose options it cannot see: with the variants of an
-  algorithm it is a slow test, unless they keep another state.
+  algorithm it belongs to the full matrix, unless they keep another state.
   """
 
   def add(function: Callable[..., None]) -> Callable[..., None]:
@@ -71,7 +71,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
   table = []
   for row in ROWS:
     for name, holds, wrapper in CONTRACTS:
-      marks = (*row.marks, pytest.mark.slow) if (wrapper and row.variant and not row.coded) or row.slow else row.marks
+      marks = pytest.mark.full if (wrapper and row.variant and not row.coded) or row.slow else ()
       table.append(pytest.param(holds, row, id=f'{name}-{row}', marks=marks))
   metafunc.parametrize(('holds', 'row'), table)
 

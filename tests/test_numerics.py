@@ -121,7 +121,7 @@ every_case = pytest.mark.parametrize(
   'case',
   [
     *(pytest.param(case, id=label(case)) for case in DEFAULTS),
-    *(pytest.param(case, id=label(case), marks=pytest.mark.variant) for case in OPTIONS),
+    *(pytest.param(case, id=label(case)) for case in OPTIONS),
   ],
 )
 

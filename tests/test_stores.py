@@ -39,8 +39,8 @@ ROUNDING = {
   'int4': stores.Int4(min_size=0),
 }
 ALL = {'float32': stores.FLOAT32, **ROUNDING}
-# What another JAX does to packed words and to tiles, packed16 and int8 find.
-MARKS = {name: [pytest.mark.variant] for name in ('bfloat16', 'int4')}
+# What happens to packed words and to tiles, packed16 and int8 find.
+MARKS = {name: [pytest.mark.full] for name in ('bfloat16', 'int4')}
 STORES = [pytest.param(x, id=name, marks=MARKS.get(name, [])) for name, x in ALL.items()]
 each_store, each_rounding = (pytest.mark.parametrize('store', some) for some in (STORES, STORES[1:]))
 
