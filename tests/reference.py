@@ -42,7 +42,7 @@ def reference(name, grads, params=0.0, learning_rate=1.0, weight_decay=None, wei
 
 def adaptive(
   grads, *, b1, b2, eps, eps_root=0.0, eps_stored=0.0, residual=None, max_of=None, nesterov=False, correct_mu=True,
-  correct_nu=True, eps_scaled=False, rectify=False, threshold=5.0, degenerate_to_sgd=True,
+  correct_nu=True, eps_scaled=False, rectify=False, threshold=5.0, degenerate_to_sgd=False,
 ):  # fmt: skip
   """Adam and everything that is Adam with a line changed."""
   b1, b2 = Rate(b1, len(grads)), Rate(b2, len(grads))
@@ -72,7 +72,7 @@ def adaptive(
     yield u
 
 
-def adabelief(grads, b1=0.9, b2=0.999, eps=1e-16, eps_root=1e-16, rectify=True, amsgrad=False, **options):
+def adabelief(grads, b1=0.9, b2=0.999, eps=1e-16, eps_root=1e-16, rectify=False, amsgrad=False, **options):
   options = {'residual': 'current', 'max_of': 'raw' if amsgrad else None, **options}
   return adaptive(grads, b1=b1, b2=b2, eps=eps, eps_stored=eps_root, rectify=rectify, **options)
 

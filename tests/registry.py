@@ -127,7 +127,7 @@ def _row(
   return Row(algorithm, variant, learning_rate, options, factory, kept=kept or {}, slow=slow)
 
 
-# Options of presets that cannot be data of the compiled step.
+# Options of presets that must be Python numbers.
 CONSTANTS = ('momentum_decay', 'n_sma_threshold', 'k')
 
 
@@ -160,17 +160,19 @@ PRESET_ROWS = (
 
 ALGORITHM_ROWS = (
   _row('adabelief'),
-  _row('adabelief', 'plain', rectify=False),
-  _row('adabelief', 'no-step-while-young', degenerate_to_sgd=False),
-  _row('adabelief', 'amsgrad', amsgrad=True),
-  _row('adabelief', 'nesterov', nesterov=True),
-  _row('adabelief', 'debiased', residual='debiased'),
-  _row('adabelief', 'previous', residual='previous'),
-  _row('adabelief', 'eps-scaled', eps_scaled=True),
+  _row('adabelief', 'rectified', rectify=True, degenerate_to_sgd=True),
+  _row('adabelief', 'no-step-while-young', rectify=True),
+  _row('adabelief', 'amsgrad', rectify=True, degenerate_to_sgd=True, amsgrad=True),
+  _row('adabelief', 'nesterov', rectify=True, degenerate_to_sgd=True, nesterov=True),
+  _row('adabelief', 'debiased', rectify=True, degenerate_to_sgd=True, residual='debiased'),
+  _row('adabelief', 'previous', rectify=True, degenerate_to_sgd=True, residual='previous'),
+  _row('adabelief', 'eps-scaled', rectify=True, degenerate_to_sgd=True, eps_scaled=True),
   _row('adabelief', 'decoupled', weight_decay=1e-3),
-  _row('adabelief', 'l2', weight_decay=1e-3, weight_decay_mode='l2'),
+  _row('adabelief', 'l2', rectify=True, degenerate_to_sgd=True, weight_decay=1e-3, weight_decay_mode='l2'),
   _row('adabelief', 'fixed', weight_decay=1e-5, weight_decay_mode='fixed'),
-  _row('adabelief', 'independent', weight_decay=1e-5, weight_decay_mode='independent'),
+  _row(
+    'adabelief', 'independent', rectify=True, degenerate_to_sgd=True, weight_decay=1e-5, weight_decay_mode='independent'
+  ),
   _row('adabelief', 'packed16', kept={'mu+nu.packed16': 'uint32'}, store=stores.Packed16(min_size=0)),
   _row('adabelief', 'int8', kept={'mu+nu.int8': 'uint16', 'mu+nu.exponents': 'uint16'}, store=stores.Int8(min_size=0)),
   _row(
@@ -192,7 +194,10 @@ ALGORITHM_ROWS = (
   _row('amsgrad'),
   _row('amsgrad', 'raw', max_of='raw'),
   _row('radam', learning_rate=5e-3),
-  _row('radam', 'threshold-4', learning_rate=5e-3, threshold=4.0, nesterov=True, eps_scaled=True),
+  _row('radam', 'mean-at-first', learning_rate=5e-3, degenerate_to_sgd=True),
+  _row(
+    'radam', 'threshold-4', learning_rate=5e-3, threshold=4.0, nesterov=True, eps_scaled=True, degenerate_to_sgd=True
+  ),
   _row('rmsprop', learning_rate=5e-3),
   _row('rmsprop', 'centered-momentum', learning_rate=1e-3, centered=True, momentum=0.9),
   # The variance of one gradient is 0: eps alone bounds the first step.

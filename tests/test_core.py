@@ -53,8 +53,8 @@ CALLS: list[str] = []  # what the lines below were asked for
 class Counting(bo.Line):
   """Multiplies by a factor, and counts its calls; a new tag is a line that no cache has seen."""
 
-  factor: Any = hyper(1.0, allowed=FINITE)
-  tag: str = option('', normal=lambda _, value: value)
+  factor: Any = hyper(default=1.0, allowed=FINITE)
+  tag: str = option(default='', normal=lambda _, value: value)
 
   def scalars(self, now: bo.Now) -> Any:
     CALLS.append('scalars')

@@ -116,7 +116,7 @@ def test_an_array_that_is_read_in_step_is_an_error_that_says_where_it_is():
   class ReadsInStep(bo.Line):
     """u <- c u, with c read from the line"""
 
-    factor: float = bo.hyper(1.0, allowed=bo.ranges.FINITE)
+    factor: float = bo.hyper(default=1.0, allowed=bo.ranges.FINITE)
 
     def step(self, x, k):
       return x.redirect(x.u * self.factor)
@@ -151,7 +151,7 @@ def test_a_piece_has_the_signature_of_its_class():
 class BoundNu(bo.Line):
   """nu <- max(nu, floor), in place: another line's slot."""
 
-  floor: float = bo.hyper(1.0, allowed=bo.ranges.NONNEGATIVE)
+  floor: float = bo.hyper(default=1.0, allowed=bo.ranges.NONNEGATIVE)
 
   needs = ('nu_hat', 'nu')
   writes = ('nu',)

@@ -53,6 +53,10 @@ def second_rate(name):
   return {'rmsprop': 'decay', 'adagrad': None, 'sgd': None}.get(name, 'b2')
 
 
+# The reference algorithms: rectified, and the plain mean until that is possible.
+MEAN = {'degenerate_to_sgd': True}
+OFFICIAL = {'rectify': True, **MEAN}
+
 DEFAULTS = [(name, {}) for name in ('adabelief', 'scale_by_belief', 'adam', 'amsgrad', 'radam', 'rmsprop')]
 # Two options are ill-conditioned by nature, so that a larger eps has to cover what rounding decides:
 # - residual='debiased' without rectification: the first residual is exactly 0, and s_1 would be the noise in it;
@@ -60,21 +64,26 @@ DEFAULTS = [(name, {}) for name in ('adabelief', 'scale_by_belief', 'adam', 'ams
 #   least exact, in the element whose two gradients happen to be nearly equal.
 OPTIONS = [
   *((name, {}) for name in ('adamw', 'nadam', 'nadamw', 'adagrad', 'sgd')),
-  ('adabelief', {'degenerate_to_sgd': False}),
-  ('adabelief', {'amsgrad': True}),
+  ('adabelief', OFFICIAL),
+  ('radam', MEAN),
+  ('adabelief', {**OFFICIAL, 'degenerate_to_sgd': False}),
+  ('adabelief', {**OFFICIAL, 'amsgrad': True}),
   ('adabelief', {'amsgrad': True, 'rectify': False}),
-  ('adabelief', {'nesterov': True}),
+  ('adabelief', {**OFFICIAL, 'nesterov': True}),
   ('adabelief', {'nesterov': True, 'rectify': False}),
-  ('adabelief', {'residual': 'debiased'}),
+  ('adabelief', {**OFFICIAL, 'residual': 'debiased'}),
   ('adabelief', {'residual': 'debiased', 'rectify': False, 'eps_root': 1e-8}),
-  ('adabelief', {'residual': 'debiased', 'nesterov': True, 'amsgrad': True}),
-  ('adabelief', {'residual': 'previous'}),
+  ('adabelief', {**OFFICIAL, 'residual': 'debiased', 'nesterov': True, 'amsgrad': True}),
+  ('adabelief', {**OFFICIAL, 'residual': 'previous'}),
   ('adabelief', {'residual': 'previous', 'rectify': False}),
-  ('adabelief', {'eps_scaled': True, 'eps': 1e-3}),
+  ('adabelief', {**OFFICIAL, 'eps_scaled': True, 'eps': 1e-3}),
   ('adabelief', {'eps_scaled': True, 'eps': 1e-3, 'rectify': False}),
-  ('adabelief', {'eps': 1e-3}),
+  ('adabelief', {**OFFICIAL, 'eps': 1e-3}),
   ('adabelief', {'eps': 0.0, 'eps_root': 0.0, 'rectify': False}),
-  *(('adabelief', {'weight_decay': 0.01, 'weight_decay_mode': m}) for m in ('decoupled', 'l2', 'fixed', 'independent')),
+  *(
+    ('adabelief', {**OFFICIAL, 'weight_decay': 0.01, 'weight_decay_mode': m})
+    for m in ('decoupled', 'l2', 'fixed', 'independent')
+  ),
   ('adam', {'eps': 1e-3}),
   ('adam', {'eps_root': 1e-3}),
   ('adam', {'eps': 0.0}),
@@ -90,11 +99,11 @@ OPTIONS = [
   ('amsgrad', {'max_of': 'raw', 'bias_correction_mu': False}),
   ('amsgrad', {'bias_correction_nu': False}),
   ('amsgrad', {'bias_correction_mu': False, 'bias_correction_nu': False}),
-  ('radam', {'threshold': 4.0}),
-  ('radam', {'degenerate_to_sgd': False}),
-  ('radam', {'nesterov': True}),
-  ('radam', {'eps_scaled': True, 'eps': 1e-3}),
-  ('radam', {'eps_scaled': True, 'nesterov': True}),
+  ('radam', {**MEAN, 'threshold': 4.0}),
+  ('radam', {**MEAN, 'degenerate_to_sgd': False}),
+  ('radam', {**MEAN, 'nesterov': True}),
+  ('radam', {**MEAN, 'eps_scaled': True, 'eps': 1e-3}),
+  ('radam', {**MEAN, 'eps_scaled': True, 'nesterov': True}),
   ('rmsprop', {'centered': True}),
   ('rmsprop', {'momentum': 0.9}),
   ('rmsprop', {'momentum': 0.9, 'nesterov': True, 'weight_decay': 0.1}),
@@ -168,8 +177,8 @@ def test_every_float64_update_is_the_textbooks(case):
 @pytest.mark.parametrize(
   'case',
   [
-    ('adabelief', {}),
-    ('adabelief', {'residual': 'previous', 'eps_scaled': True, 'b1': jnp.float32(0.75)}),
+    ('adabelief', {**OFFICIAL}),
+    ('adabelief', {**OFFICIAL, 'residual': 'previous', 'eps_scaled': True, 'b1': jnp.float32(0.75)}),
     ('nadam', {'b1': jnp.float32(0.75)}),
     ('rmsprop', {'centered': True}),
   ],
@@ -184,7 +193,7 @@ def test_rates_that_are_float32_arrays(case):
 @pytest.mark.parametrize(
   'case',
   [
-    ('adabelief', {'b1': 0.0}),
+    ('adabelief', {**OFFICIAL, 'b1': 0.0}),
     ('adam', {'b1': 0.0}),
     ('adam', {'b2': 0.0}),
     ('adam', {'b1': 0.0, 'b2': 0.0}),
@@ -205,12 +214,12 @@ SLOW = 1 - 10 ** -(1 + 4 * np.minimum(n / 100, 1))  # up to 0.99999
 CONSTANT = np.full(n.shape, 0.99999)
 WARMUP = RATE * np.minimum((n + 1) / 10, 1)
 SCHEDULES = [
-  ('adabelief', {'b1': FALLING, 'b2': RISING}),
+  ('adabelief', {**OFFICIAL, 'b1': FALLING, 'b2': RISING}),
   ('adabelief', {'b1': FALLING, 'b2': SLOW, 'rectify': False, 'nesterov': True}),
-  ('adabelief', {'b2': CONSTANT}),
-  ('adabelief', {'b1': RISING, 'residual': 'debiased'}),
+  ('adabelief', {**OFFICIAL, 'b2': CONSTANT}),
+  ('adabelief', {**OFFICIAL, 'b1': RISING, 'residual': 'debiased'}),
   *(
-    ('adabelief', {'learning_rate': WARMUP, 'weight_decay': 0.01, 'weight_decay_mode': m})
+    ('adabelief', {**OFFICIAL, 'learning_rate': WARMUP, 'weight_decay': 0.01, 'weight_decay_mode': m})
     for m in ('decoupled', 'l2', 'fixed', 'independent')
   ),
   ('adam', {'b1': RISING, 'b2': SLOW}),
@@ -219,8 +228,8 @@ SCHEDULES = [
   ('nadam', {'b1': RISING}),
   ('nadam', {'b1': RISING, 'bias_correction': False}),
   ('amsgrad', {'b2': FALLING, 'max_of': 'raw'}),
-  ('radam', {'b2': SLOW}),
-  ('radam', {'b2': CONSTANT}),
+  ('radam', {**MEAN, 'b2': SLOW}),
+  ('radam', {**MEAN, 'b2': CONSTANT}),
   ('rmsprop', {'decay': RISING, 'momentum': FALLING, 'learning_rate': WARMUP, 'weight_decay': 0.1}),
   ('rmsprop', {'decay': RISING, 'centered': True}),
   ('rmsprop', {'decay': RISING, 'centered': True, 'bias_correction': True, 'eps': 1e-2}),
@@ -292,7 +301,7 @@ def test_the_branch_is_right_at_every_step_for_numbers(b2, threshold):
 
 def test_the_branch_is_right_at_every_step_of_a_run():
   check_moves([still(*pair) for pair in FEW], FEW, float)
-  adabelief = [bo.adabelief(1.0, b2=b2, degenerate_to_sgd=False) for b2 in (0.6, 0.7, 0.99999)]
+  adabelief = [bo.adabelief(1.0, b2=b2, rectify=True) for b2 in (0.6, 0.7, 0.99999)]
   check_moves(adabelief, [(0.6, 5.0), (0.7, 5.0), (0.99999, 5.0)], float)
 
 
@@ -398,9 +407,9 @@ SAME = [
   ('nadam', optax.nadam, {}),
   ('adamw', optax.adamw, {'weight_decay': 0.1}),
   ('nadamw', optax.nadamw, {'weight_decay': 0.1}),
-  ('radam', optax.radam, {}),
-  ('radam', optax.radam, {'b2': 0.9, 'eps': 1e-3, 'nesterov': True}),
-  ('radam', optax.radam, {'b2': 0.99, 'threshold': 4.0}),
+  ('radam', optax.radam, MEAN),
+  ('radam', optax.radam, {**MEAN, 'b2': 0.9, 'eps': 1e-3, 'nesterov': True}),
+  ('radam', optax.radam, {**MEAN, 'b2': 0.99, 'threshold': 4.0}),
   ('amsgrad', optax.amsgrad, {'b2': 0.9}),
   ('amsgrad', optax.amsgrad, {'b2': 0.9, 'bias_correction_mu': False}),
   ('amsgrad', optax.amsgrad, {'b2': 0.9, 'bias_correction_nu': False}),
@@ -420,7 +429,7 @@ def test_optax(name, theirs, options):
   """We are as near to optax as optax is to the textbook; in float64 that is near."""
   rate = () if name == 'scale_by_belief' else (RATE,)
   ours = getattr(bo, name)(*rate, **options)
-  theirs = theirs(*rate, **{k: v for k, v in options.items() if k != 'rectify'})
+  theirs = theirs(*rate, **{k: v for k, v in options.items() if k not in ('rectify', 'degenerate_to_sgd')})
   for dtype, bound in (np.float32, FLOAT32), (np.float64, FLOAT64):
     grads, params = columns(dtype, steps=50)
     expected = reference(name, grads, params, *(rate or [-1.0]), **options)  # scale_by_belief does not change the sign
@@ -454,16 +463,16 @@ SLOPES, OFFSETS = (
 )
 STARTS = jnp.asarray([stream[2] for stream in STREAMS.values()], jnp.float32)
 EXTREME_CASES = [
-  ('adabelief', {}),
+  ('adabelief', {**OFFICIAL}),
   ('adabelief', {'rectify': False, 'amsgrad': True}),
-  ('adabelief', {'nesterov': True, 'residual': 'debiased'}),
+  ('adabelief', {**OFFICIAL, 'nesterov': True, 'residual': 'debiased'}),
   ('adabelief', {'residual': 'previous', 'eps_scaled': True, 'rectify': False}),
   ('adam', {}),
   ('adam', {'bias_correction': False, 'weight_decay': 0.1, 'weight_decay_mode': 'l2'}),
   ('nadam', {'eps_scaled': True}),
   ('amsgrad', {}),
   ('amsgrad', {'max_of': 'raw'}),
-  ('radam', {'degenerate_to_sgd': False, 'nesterov': True, 'eps_scaled': True}),
+  ('radam', {**MEAN, 'degenerate_to_sgd': False, 'nesterov': True, 'eps_scaled': True}),
   ('rmsprop', {'centered': True, 'bias_correction': True}),
   ('rmsprop', {'centered': True, 'eps_in_sqrt': False, 'momentum': 0.9}),
   ('rmsprop', {}),
@@ -540,11 +549,11 @@ def test_the_derivative_through_ten_updates_is_finite(case):
 @pytest.mark.parametrize(
   ('case', 'forgets'),
   [
-    (('adabelief', {'b2': 0.9}), True),
-    (('adabelief', {'b2': 0.9, 'residual': 'previous'}), True),
+    (('adabelief', {**OFFICIAL, 'b2': 0.9}), True),
+    (('adabelief', {**OFFICIAL, 'b2': 0.9, 'residual': 'previous'}), True),
     (('adam', {'b2': 0.9}), True),
     (('adam', {'b2': 0.6}), True),
-    (('radam', {'b2': 0.9}), True),
+    (('radam', {**MEAN, 'b2': 0.9}), True),
     (('rmsprop', {}), True),
     (('rmsprop', {'centered': True, 'bias_correction': True}), True),
     (('amsgrad', {}), False),
@@ -568,7 +577,7 @@ def test_one_huge_gradient_freezes_nothing(case, forgets):
 # dtypes.
 
 DTYPE_CASES = [
-  ('adabelief', {'weight_decay': 0.1}),
+  ('adabelief', {**OFFICIAL, 'weight_decay': 0.1}),
   ('adabelief', {'rectify': False, 'nesterov': True}),
   ('adam', {'weight_decay': 0.1, 'weight_decay_mode': 'l2'}),
   ('amsgrad', {'max_of': 'raw'}),
@@ -622,7 +631,7 @@ SCALE_FREE = [
   ('adam', {'eps': 0.0}),
   ('amsgrad', {'eps': 0.0}),
   ('adabelief', {'eps': 0.0, 'eps_root': 0.0, 'rectify': False}),
-  ('adabelief', {'eps': 0.0, 'eps_root': 0.0, 'degenerate_to_sgd': False}),
+  ('adabelief', {**OFFICIAL, 'eps': 0.0, 'eps_root': 0.0, 'degenerate_to_sgd': False}),
   ('rmsprop', {'eps': 0.0, 'centered': True}),
 ]
 

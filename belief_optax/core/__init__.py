@@ -3,7 +3,7 @@
 To write your own piece, subclass `Line` and name both the class and the piece:
 
     class ClipElements(Line):
-      limit: ScalarOrSchedule = hyper(1.0, allowed=ranges.POSITIVE)  # a number, an array or a schedule
+      limit: ScalarOrSchedule = hyper(default=1.0, allowed=ranges.POSITIVE)  # a number, an array or a schedule
 
       def scalars(self, now):      # once per step: what `step` takes
         return now(self.limit)

@@ -1,15 +1,15 @@
 """What an argument may be, said once: its range, its error message, its normal form.
 
-A hyperparameter is a Python number (a constant of the compiled step), an array or tracer (data of the
-compiled step) or a schedule `count -> value`. Only Python numbers can be checked when an optimizer is built.
+A hyperparameter is a Python number (a constant of the compiled step), an array or tracer (which can change without
+recompiling) or a schedule `count -> value`. Only Python numbers can be checked when an optimizer is built.
 """
 
 import dataclasses
 import math
 import numbers
 import operator
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable
+from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +24,7 @@ def at(value: Any, count: Any) -> Any:
 
 
 def is_array(value: Any) -> bool:
-  """Whether a hyperparameter is data of the compiled step: an array or a tracer."""
+  """Whether a hyperparameter is an array or a tracer, which can change without recompiling."""
   return isinstance(value, jax.Array | np.ndarray)
 
 
@@ -88,8 +88,9 @@ def check_real(name: str, dtype: Any, allowed: Range) -> None:
     )
 
 
-def choice(name: str, value: Any, allowed: Sequence[Any]) -> Any:
-  """Returns `value` if it is one of `allowed`, or raises a ValueError that lists them."""
+def choice(name: str, value: Any, allowed: Any) -> Any:
+  """Returns `value` if it is one of `allowed`, a sequence or a `Literal`, or raises a ValueError that lists them."""
+  allowed = get_args(allowed) or allowed
   if not any(type(value) is type(one) and value == one for one in allowed):
     raise ValueError(f'{name} must be one of {", ".join(map(repr, allowed))}, got {value!r}.')
   return value
@@ -102,7 +103,7 @@ def flag(name: str, value: Any) -> bool:
   raise TypeError(f'{name} must be True or False, got {value!r}.')
 
 
-# Of what cannot be data of the compiled step.
+# For arguments that need a Python number: they are part of the compiled step.
 STATIC_HINT = 'with optax.inject_hyperparams name it in static_args'
 
 
@@ -159,7 +160,7 @@ def hyper(default: Any = dataclasses.MISSING, *, allowed: Range, constant: bool 
   Example:
     >>> import belief_optax as bo
     >>> class Shift(bo.Line):
-    ...   by: float = bo.hyper(1.0, allowed=bo.ranges.FINITE)
+    ...   by: float = bo.hyper(default=1.0, allowed=bo.ranges.FINITE)
     >>> Shift(2)
     shift(by=2.0)
   """
@@ -180,7 +181,7 @@ def optional_hyper(default: Any = None, *, allowed: Range) -> Any:
   Example:
     >>> import belief_optax as bo
     >>> class Clip(bo.Line):
-    ...   limit: float | None = bo.optional_hyper(allowed=bo.ranges.POSITIVE)
+    ...   limit: float | None = bo.optional_hyper(default=None, allowed=bo.ranges.POSITIVE)
     >>> Clip()
     clip(limit=None)
   """
@@ -201,7 +202,7 @@ def option(default: Any = dataclasses.MISSING, *, normal: Callable[[str, Any], A
   Example:
     >>> import belief_optax as bo
     >>> class Repeat(bo.Line):
-    ...   times: int = bo.option(2, normal=lambda name, value: int(value))
+    ...   times: int = bo.option(default=2, normal=lambda name, value: int(value))
     >>> Repeat(3.0)
     repeat(times=3)
   """

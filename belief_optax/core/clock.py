@@ -16,7 +16,7 @@ from belief_optax.core.ranges import Range
 
 
 class Sampled(NamedTuple):
-  """What a schedule gives for one step: data of the compiled step, which never sees the schedule itself.
+  """What a schedule gives for one step. The compiled step takes it as an array and never sees the schedule.
 
   Attributes:
     now: its value at this step.

@@ -55,8 +55,11 @@ def full_mask(owner: str, mask: Any, params: Any) -> Any:
     raise ValueError(f'the mask of {owner} is no prefix of the params: {e}') from e
 
 
-def mask_option() -> Any:
+def mask_option(default: None = None) -> Any:
   """Declares the mask of a piece: the leaves to which its line applies.
+
+  Args:
+    default: None, for all leaves. Type checkers see a default only where it is written.
 
   Returns:
     What stands behind the `=` of a field of a `Line`: a tree of bools, a prefix of one, or a callable of params; None
@@ -65,7 +68,7 @@ def mask_option() -> Any:
   Example:
     >>> import belief_optax as bo, jax.numpy as jnp
     >>> class Flip(bo.Line):
-    ...   mask: object = bo.mask_option()
+    ...   mask: object = bo.mask_option(default=None)
     ...   def step(self, x, k):
     ...     return x.redirect(-x.u)
     >>> tx, params = bo.piece(Flip)({'w': True, 'b': False}), {'w': jnp.ones(1), 'b': jnp.ones(1)}
@@ -73,4 +76,4 @@ def mask_option() -> Any:
     >>> print(updates['w'], updates['b'])
     [-1.] [1.]
   """
-  return dataclasses.field(default=None, metadata={'normal': normal_mask, 'mask': True})
+  return dataclasses.field(default=default, metadata={'normal': normal_mask, 'mask': True})

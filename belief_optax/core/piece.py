@@ -37,10 +37,11 @@ class Line:
     widens: whether the update keeps the dtype in which it was computed, instead of that of the gradient.
   """
 
-  needs: ClassVar[Any] = ()
+  __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
+  needs: ClassVar[tuple[str, ...]] = ()
   gives: ClassVar[tuple[str, ...]] = ()
   writes: ClassVar[tuple[str, ...]] = ()
-  ages: ClassVar[Any] = ()
+  ages: ClassVar[tuple[str, ...]] = ()
   ahead: ClassVar[tuple[str, ...]] = ()
   squares: ClassVar[bool] = False
   reads_params: ClassVar[bool] = False
@@ -54,6 +55,14 @@ class Line:
   def slots(self) -> tuple[Slot, ...]:
     """What this line carries from step to step."""
     return ()
+
+  def requires(self) -> tuple[str, ...]:
+    """`needs`, where it depends on an option."""
+    return self.needs
+
+  def aged(self) -> tuple[str, ...]:
+    """`ages`, where it depends on an option."""
+    return self.ages
 
   @property
   def where(self) -> Any:
@@ -146,7 +155,7 @@ class OnlyInScalars:
 
 
 def _fields(line: Line) -> tuple[dataclasses.Field[Any], ...]:
-  return dataclasses.fields(line)  # pyright: ignore[reportArgumentType] (__init_subclass__ makes it a dataclass)
+  return dataclasses.fields(line)
 
 
 def _with(line: Any, changes: dict[str, Any]) -> Any:

@@ -4,11 +4,12 @@ import dataclasses
 import functools
 import inspect
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, ParamSpec
+from typing import Any, ParamSpec, cast
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax.core import Tracer
 
 from belief_optax.core import dtypes, trees
 from belief_optax.core.masks import full_mask
@@ -68,7 +69,7 @@ def piece(cls: Callable[P, Line]) -> Callable[P, Recipe]:
     >>> import belief_optax as bo
     >>> class Shift(bo.Line):
     ...   '''u <- u + by'''
-    ...   by: float = bo.hyper(1.0, allowed=bo.ranges.FINITE)
+    ...   by: float = bo.hyper(default=1.0, allowed=bo.ranges.FINITE)
     ...   def scalars(self, now):  # once per step
     ...     return now(self.by)
     ...   def step(self, x, k):  # once per array
@@ -140,7 +141,7 @@ def _recipe(lines: tuple[Line, ...], store: Store = FLOAT32) -> Recipe:
   scheduled_rates(lines)  # raises where two schedules claim one rate
   update = Update(lines, store)
   _ = update.routes  # raises where the store does not fit
-  return Recipe(Init(lines, store), update)  # pyright: ignore[reportArgumentType]
+  return Recipe(cast(Any, Init(lines, store)), cast(Any, update))
 
 
 def keys_of(routes: Iterable[Route]) -> list[str]:
@@ -229,7 +230,7 @@ class Update(_Lines):
     # A parameter for which no gradient arrives is not looked at, whatever it is.
     pairs = () if params is None else zip(grads, trees.align(tree, 'params', params), strict=True)
     ps = [None if g is None else _array(p) for g, p in pairs] or [None] * len(grads)
-    eager = not any(isinstance(x, jax.core.Tracer) for x in (*grads, state.count))
+    eager = not any(isinstance(x, Tracer) for x in (*grads, state.count))
     active = self._active(tree, grads if params is None else ps)
     with jax.numpy_dtype_promotion('standard'):  # bfloat16 becomes float32 on purpose
       hyper, lines = jax.tree.flatten(tuple(line.at(state.count, eager) for line in self.lines))
@@ -267,7 +268,7 @@ def _check_needs(lines: Sequence[Line]) -> None:
   for line in lines:
     if not known.issuperset(line.writes):
       raise ValueError(f'{line!r} writes {", ".join(line.writes)}, but no piece of the composition owns such a slot.')
-    for need in line.needs:
+    for need in line.requires():
       if need not in known:
         raise ValueError(f'{line!r} needs {need}: put one of {", ".join(sorted(_GIVERS.get(need, ())))} before it.')
     known.update(line.gives)

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 
 from belief_optax import formulas
 from belief_optax.core import arguments, dtypes, trees
@@ -220,7 +221,7 @@ class Arrays(NamedTuple):
     hyper: the arrays of the lines.
     grads: the gradients.
     params: the parameters, None where they were not given or no gradient arrives.
-    count: the number of finished steps.
+    finished: the number of finished steps.
     slots: what is kept, by key.
     ages: see `State`.
   """
@@ -228,14 +229,14 @@ class Arrays(NamedTuple):
   hyper: list[Any]
   grads: list[Any]
   params: list[Any]
-  count: Any  # pyright: ignore[reportIncompatibleMethodOverride]
+  finished: Any
   slots: dict[str, list[Any]]
   ages: dict[str, tuple[Any, Any]]
 
 
 def run(plan: Plan, arrays: Arrays) -> tuple[list[Any], Any, dict[str, list[Any]], dict[str, Any]]:
   """`advance`, compiled if it is called eagerly. In a trace of the user's there is nothing of ours to compile."""
-  traced = any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(arrays))
+  traced = any(isinstance(x, Tracer) for x in jax.tree.leaves(arrays))
   return advance(plan, arrays) if traced else _compiled(plan)(arrays)
 
 
@@ -268,7 +269,7 @@ class Tick(NamedTuple):
 
 def tick(lines: Sequence[Line], routes: tuple[Route, ...], count: Any, ages: Mapping[str, Any]) -> Tick:
   """Once per step: the ages of averages, and the scalars of all lines."""
-  rates = {name: rate for line in lines for name in line.ages if isinstance(rate := getattr(line, name), Sampled)}
+  rates = {name: rate for line in lines for name in line.aged() if isinstance(rate := getattr(line, name), Sampled)}
   before = Now(count, {}, {})
   new = {name: formulas.two_sum(ages[name], formulas.decay_exponent(before(b))) for name, b in rates.items()}
   now = Now(count, *({name: age[0] for name, age in each.items()} for each in (new, ages)))
@@ -284,7 +285,7 @@ def advance(plan: Plan, arrays: Arrays) -> tuple[list[Any], Any, dict[str, list[
   Returns:
     The updates, the next count, what is kept, and the ages.
   """
-  rule, scalars, step, ages = tick(plan.lines.unflatten(arrays.hyper), plan.routes, arrays.count, arrays.ages)
+  rule, scalars, step, ages = tick(plan.lines.unflatten(arrays.hyper), plan.routes, arrays.finished, arrays.ages)
   _check(plan, arrays)
   of = functools.cache(lambda active, dtype: _jitted(dataclasses.replace(rule, active=active, update_dtype=dtype)))
   number = lambda k: jnp.issubdtype(k.dtype, jnp.inexact)
@@ -316,7 +317,7 @@ def scheduled_rates(lines: Sequence[Line]) -> dict[str, Any]:
   """The decay rates that are schedules and whose age a line asks for, by name."""
   rates: dict[str, Any] = {}
   for line in lines:
-    for name in line.ages:
+    for name in line.aged():
       rate = getattr(line, name)
       if callable(rate) and rates.setdefault(name, rate) != rate:
         raise ValueError(f'{name} follows two schedules: {show(rates[name])} and, in {line!r}, {show(rate)}.')

@@ -47,13 +47,13 @@ def check_leaves(updates: Any, grads: Sequence[Any], others: Mapping[str, Sequen
 
   An update must be complex where its parameter is: the imaginary part of either would be lost.
   """
-  places = [i for i, g in enumerate(grads) if g is not None]
+  places = [(i, g) for i, g in enumerate(grads) if g is not None]
   for name, leaves in others.items():
-    for leaf, i in enumerate(places):
-      g, x = grads[i], leaves[i]
-      if x is None and name == 'params':
-        continue
+    for leaf, (i, g) in enumerate(places):
+      x = leaves[i]
       if not hasattr(x, 'dtype'):
+        if x is None and name == 'params':
+          continue
         raise ValueError(f'an update of shape {g.shape} arrives where {name} holds {x!r} ({_path(updates, leaf)}).')
       if x.shape != g.shape:
         raise ValueError(

@@ -1,14 +1,12 @@
 """AdaBelief: the step is large where the gradient is what the mean led to expect."""
 
-from typing import Any
-
 import optax
 
 from belief_optax import pieces
-from belief_optax.core import Recipe, choice, compose, flag, when
+from belief_optax.core import Recipe, compose, when
+from belief_optax.core.vocabulary import Mask, Residual, WeightDecayMode, checked
 from belief_optax.optimizers.descend import descend, normalized
-
-RESIDUALS = ('current', 'debiased', 'previous')
+from belief_optax.stores import StoreLike
 
 
 def scale_by_belief(
@@ -19,11 +17,11 @@ def scale_by_belief(
   *,
   nesterov: bool = False,
   rectify: bool = False,
-  degenerate_to_sgd: bool = True,
+  degenerate_to_sgd: bool = False,
   amsgrad: bool = False,
-  residual: str = 'current',
+  residual: Residual = 'current',
   eps_scaled: bool = False,
-  store: Any = 'float32',
+  store: StoreLike = 'float32',
 ) -> Recipe:
   r"""The direction of AdaBelief, without learning rate; by default it equals `optax.scale_by_belief`.
 
@@ -39,10 +37,11 @@ def scale_by_belief(
     eps_root: added to s at every step, >= 0.
     nesterov: whether the numerator is the look-ahead mean.
     rectify: whether to rectify the variance of the first steps.
-    degenerate_to_sgd: whether the step before that is the mean (True) or none (False); only with `rectify`.
+    degenerate_to_sgd: whether the steps before rectification is possible are the mean (True), whose length is that of
+      the gradient, or none (False); only with `rectify`.
     amsgrad: whether s is replaced by the largest s so far, before bias correction.
     residual: `'current'` for $g_t - m_t$, `'debiased'` for $g_t - m_t/(1-b_1^t)$, `'previous'` for $g_t - m_{t-1}$.
-      The debiased residual of the first step is 0: keep `rectify`, or give `eps_root` a weight, or that step is huge.
+      The debiased residual of the first step is 0: give `eps_root` a weight, or that step is huge.
     eps_scaled: whether the bias correction applies to the step instead of the moments ("eps-hat").
     store: how the slots are kept between the steps: `'float32'`, `'params'`, `'bfloat16'`, `'packed16'`, `'int8'`,
       `'int4'`, a `stores.Store`, or a mapping from slots to one of these.
@@ -67,20 +66,16 @@ def scale_by_belief(
   References:
     Zhuang et al., AdaBelief (https://arxiv.org/abs/2010.07468), Algorithm 2.
   """
-  mean = pieces.first_moment(b1)
-  moments = {
-    'current': lambda: (mean, pieces.belief(b2, eps_root)),
-    'debiased': lambda: (mean, pieces.bias_correct(b1), pieces.belief(b2, eps_root)),
-    'previous': lambda: (mean, pieces.belief(b2, eps_root, b1)),
-  }[choice('residual', residual, RESIDUALS)]
-  mean_is_corrected = flag('nesterov', nesterov) or residual == 'debiased'
-  rectified = pieces.rectify(b2, degenerate_to_sgd=degenerate_to_sgd)
+  checked(residual=residual, nesterov=nesterov, amsgrad=amsgrad, rectify=rectify)
+  debiased = residual == 'debiased'
   return compose(
-    *moments(),
-    *when(flag('amsgrad', amsgrad), pieces.running_max()),
+    pieces.first_moment(b1),
+    *when(debiased, pieces.bias_correct(b1)),
+    pieces.belief(b2, eps_root, b1 if residual == 'previous' else None),
+    *when(amsgrad, pieces.running_max()),
     *when(nesterov, pieces.nesterov(b1)),
-    normalized(None if mean_is_corrected else b1, b2, eps, eps_scaled=eps_scaled),
-    *when(flag('rectify', rectify), rectified),
+    normalized(None if nesterov or debiased else b1, b2, eps, eps_scaled=eps_scaled),
+    *when(rectify, pieces.rectify(b2, degenerate_to_sgd=degenerate_to_sgd)),
     store=store,
   )
 
@@ -92,28 +87,30 @@ def adabelief(
   eps: optax.ScalarOrSchedule = 1e-16,
   eps_root: optax.ScalarOrSchedule = 1e-16,
   weight_decay: optax.ScalarOrSchedule = 0.0,
-  weight_decay_mask: Any = None,
+  weight_decay_mask: Mask | None = None,
   *,
-  weight_decay_mode: str = 'decoupled',
-  rectify: bool = True,
-  degenerate_to_sgd: bool = True,
+  weight_decay_mode: WeightDecayMode = 'decoupled',
+  rectify: bool = False,
+  degenerate_to_sgd: bool = False,
   amsgrad: bool = False,
   nesterov: bool = False,
-  residual: str = 'current',
+  residual: Residual = 'current',
   eps_scaled: bool = False,
-  store: Any = 'float32',
+  store: StoreLike = 'float32',
 ) -> Recipe:
-  r"""AdaBelief, rectified.
+  r"""AdaBelief.
 
   .. math::
     m_t &= b_1 m_{t-1} + (1-b_1) g_t \\
     s_t &= b_2 s_{t-1} + (1-b_2) |g_t - m_t|^2 + \varepsilon_{root} \\
     \hat m_t &= m_t / (1-b_1^t), \quad \hat s_t = s_t / (1-b_2^t) \\
-    u_t &= r_t \hat m_t / (\sqrt{\hat s_t} + \varepsilon) \text{, or } \hat m_t \text{ while } \rho_t < 5 \\
+    u_t &= \hat m_t / (\sqrt{\hat s_t} + \varepsilon) \text{, rectified: times } r_t \\
     \theta_t &= \theta_{t-1} - \alpha_t (u_t + w \theta_{t-1})
 
-  **For users of optax:** ``adabelief(..., rectify=False)`` equals ``optax.adabelief``. The default here is the
-  rectified algorithm of the official package and of the annotated implementation: its first five steps are the mean.
+  It equals ``optax.adabelief``. The official package rectifies the variance of the first steps and takes the plain mean
+  until that is possible: ``rectify=True, degenerate_to_sgd=True``. Those five steps are as long as the gradient: at a
+  gradient of 1e4 they are 10^4 learning rates. Every default here is invariant to the scale of the loss
+  (docs/first_steps.md).
 
   The eps that is stored is a constant floor: the denominator is never below sqrt(eps_root / (1 - b2)), which is 3.2e-7
   by default and 3.2e-3, close to SGD, at eps_root = 1e-8. AdaBelief's eps corresponds to the square of Adam's.
@@ -129,11 +126,12 @@ def adabelief(
     weight_decay_mode: `'decoupled'` (learning rate times w), `'l2'` (into the gradient, before the moments), `'fixed'`
       (w alone) or `'independent'` (w times the learning rate relative to its first value).
     rectify: whether to rectify the variance of the first steps (RAdam's r_t).
-    degenerate_to_sgd: whether the step before that is the mean (True) or none (False); only with `rectify`.
+    degenerate_to_sgd: whether the steps before rectification is possible are the mean (True), whose length is that of
+      the gradient, or none (False); only with `rectify`.
     amsgrad: whether s is replaced by the largest s so far, before bias correction; honoured under rectification.
     nesterov: whether the numerator is the look-ahead mean.
     residual: `'current'` for $g_t - m_t$, `'debiased'` for $g_t - m_t/(1-b_1^t)$, `'previous'` for $g_t - m_{t-1}$.
-      The debiased residual of the first step is 0: keep `rectify`, or give `eps_root` a weight, or that step is huge.
+      The debiased residual of the first step is 0: give `eps_root` a weight, or that step is huge.
     eps_scaled: whether the bias correction applies to the step instead of the moments ("eps-hat").
     store: how the slots are kept between the steps: `'float32'`, `'params'`, `'bfloat16'`, `'packed16'`, `'int8'`,
       `'int4'`, a `stores.Store`, or a mapping from slots to one of these.
@@ -153,7 +151,6 @@ def adabelief(
       belief(b2=0.999, eps_root=1e-16, b1=None),
       bias_correct(b1=0.9, b2=0.999),
       precondition(eps=1e-16, eps_root=0.0),
-      rectify(b2=0.999, threshold=5.0, degenerate_to_sgd=True),
       add_decayed_weights(weight_decay=0.01, mask=None, multiplier=1.0),
       scale_by_learning_rate(learning_rate=0.001, flip_sign=True),
     )

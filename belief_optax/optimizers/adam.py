@@ -32,15 +32,15 @@ def adam(
   b2: optax.ScalarOrSchedule = 0.999,
   eps: optax.ScalarOrSchedule = 1e-8,
   eps_root: optax.ScalarOrSchedule = 0.0,
-  mu_dtype: Any = None,
+  mu_dtype: DTypeLike | None = None,
   *,
   nesterov: bool = False,
   bias_correction: bool = True,
   eps_scaled: bool = False,
   weight_decay: optax.ScalarOrSchedule = 0.0,
-  weight_decay_mask: Any = None,
-  weight_decay_mode: str = 'decoupled',
-  store: Any = 'float32',
+  weight_decay_mask: Mask | None = None,
+  weight_decay_mode: WeightDecayMode = 'decoupled',
+  store: StoreLike = 'float32',
 ) -> Recipe:
   r"""Adam.
 
@@ -96,15 +96,15 @@ def adamw(
   b2: optax.ScalarOrSchedule = 0.999,
   eps: optax.ScalarOrSchedule = 1e-8,
   eps_root: optax.ScalarOrSchedule = 0.0,
-  mu_dtype: Any = None,
+  mu_dtype: DTypeLike | None = None,
   weight_decay: optax.ScalarOrSchedule = 1e-4,
-  mask: Any = None,
+  mask: Mask | None = None,
   *,
   nesterov: bool = False,
   bias_correction: bool = True,
   eps_scaled: bool = False,
-  weight_decay_mode: str = 'decoupled',
-  store: Any = 'float32',
+  weight_decay_mode: WeightDecayMode = 'decoupled',
+  store: StoreLike = 'float32',
 ) -> Recipe:
   r"""AdamW: Adam with decoupled weight decay.
 
@@ -164,14 +164,14 @@ def nadam(
   b2: optax.ScalarOrSchedule = 0.999,
   eps: optax.ScalarOrSchedule = 1e-8,
   eps_root: optax.ScalarOrSchedule = 0.0,
-  mu_dtype: Any = None,
+  mu_dtype: DTypeLike | None = None,
   *,
   bias_correction: bool = True,
   eps_scaled: bool = False,
   weight_decay: optax.ScalarOrSchedule = 0.0,
-  weight_decay_mask: Any = None,
-  weight_decay_mode: str = 'decoupled',
-  store: Any = 'float32',
+  weight_decay_mask: Mask | None = None,
+  weight_decay_mode: WeightDecayMode = 'decoupled',
+  store: StoreLike = 'float32',
 ) -> Recipe:
   r"""NAdam: Adam with the look-ahead of Nesterov in the mean.
 
@@ -229,14 +229,14 @@ def nadamw(
   b2: optax.ScalarOrSchedule = 0.999,
   eps: optax.ScalarOrSchedule = 1e-8,
   eps_root: optax.ScalarOrSchedule = 0.0,
-  mu_dtype: Any = None,
+  mu_dtype: DTypeLike | None = None,
   weight_decay: optax.ScalarOrSchedule = 1e-4,
-  mask: Any = None,
+  mask: Mask | None = None,
   *,
   bias_correction: bool = True,
   eps_scaled: bool = False,
-  weight_decay_mode: str = 'decoupled',
-  store: Any = 'float32',
+  weight_decay_mode: WeightDecayMode = 'decoupled',
+  store: StoreLike = 'float32',
 ) -> Recipe:
   r"""NAdamW: NAdam with decoupled weight decay.
 

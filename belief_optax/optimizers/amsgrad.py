@@ -15,15 +15,15 @@ def amsgrad(
   b2: optax.ScalarOrSchedule = 0.999,
   eps: optax.ScalarOrSchedule = 1e-8,
   eps_root: optax.ScalarOrSchedule = 0.0,
-  mu_dtype: Any = None,
+  mu_dtype: DTypeLike | None = None,
   bias_correction_mu: bool = True,
   bias_correction_nu: bool = True,
   *,
   max_of: str = 'corrected',
   weight_decay: optax.ScalarOrSchedule = 0.0,
-  weight_decay_mask: Any = None,
-  weight_decay_mode: str = 'decoupled',
-  store: Any = 'float32',
+  weight_decay_mask: Mask | None = None,
+  weight_decay_mode: WeightDecayMode = 'decoupled',
+  store: StoreLike = 'float32',
 ) -> Recipe:
   r"""AMSGrad.
 

@@ -18,21 +18,24 @@ def radam(
   threshold: optax.ScalarOrSchedule = 5.0,
   *,
   nesterov: bool = False,
-  degenerate_to_sgd: bool = True,
+  degenerate_to_sgd: bool = False,
   eps_scaled: bool = False,
   weight_decay: optax.ScalarOrSchedule = 0.0,
-  weight_decay_mask: Any = None,
-  weight_decay_mode: str = 'decoupled',
-  store: Any = 'float32',
+  weight_decay_mask: Mask | None = None,
+  weight_decay_mode: WeightDecayMode = 'decoupled',
+  store: StoreLike = 'float32',
 ) -> Recipe:
   r"""Rectified Adam.
 
   .. math::
     u_t = r_t \frac{\hat m_t}{\sqrt{\hat v_t + \varepsilon_{root}} + \varepsilon}
-    \text{, or } \hat m_t \text{ while } \rho_t < \text{threshold}, \qquad
+    \text{, or } 0 \text{ while } \rho_t < \text{threshold}, \qquad
     \theta_t = \theta_{t-1} - \alpha_t u_t
 
   with the moments of `adam` and the rectifier of `rectify`. The branch is right at every step and for every b2.
+
+  With ``degenerate_to_sgd=True`` the steps before that are the plain mean, as in `optax.radam` and torch; their length
+  is that of the gradient, so they depend on the scale of the loss (docs/first_steps.md).
 
   Args:
     learning_rate: alpha >= 0: number, scalar array or schedule.
@@ -42,7 +45,7 @@ def radam(
     eps_root: added under the root, >= 0.
     threshold: the smallest rho_t with an adaptive step, >= 4.
     nesterov: whether the numerator is the look-ahead mean.
-    degenerate_to_sgd: whether the step before that is the mean (True) or none (False).
+    degenerate_to_sgd: whether the steps before rectification is possible are the mean (True) or none (False).
     eps_scaled: whether the bias correction applies to the step instead of the moments ("eps-hat", torch's form).
     weight_decay: w >= 0: number, scalar array or schedule; 0 for none.
     weight_decay_mask: which parameters decay: a tree of bools, a prefix of one, or a callable of params; None for all.
@@ -66,7 +69,7 @@ def radam(
       second_moment(b2=0.999, initial=0.0),
       bias_correct(b1=0.9, b2=0.999),
       precondition(eps=1e-08, eps_root=0.0),
-      rectify(b2=0.999, threshold=5.0, degenerate_to_sgd=True),
+      rectify(b2=0.999, threshold=5.0, degenerate_to_sgd=False),
       scale_by_learning_rate(learning_rate=0.001, flip_sign=True),
     )
 

@@ -21,9 +21,9 @@ def rmsprop(
   bias_correction: bool = False,
   *,
   weight_decay: optax.ScalarOrSchedule = 0.0,
-  weight_decay_mask: Any = None,
-  weight_decay_mode: str = 'decoupled',
-  store: Any = 'float32',
+  weight_decay_mask: Mask | None = None,
+  weight_decay_mode: WeightDecayMode = 'decoupled',
+  store: StoreLike = 'float32',
 ) -> Recipe:
   r"""RMSProp, plain or centered, with or without momentum.
 

@@ -15,14 +15,14 @@ def sgd(
   learning_rate: optax.ScalarOrSchedule,
   momentum: optax.ScalarOrSchedule | None = None,
   nesterov: bool = False,
-  accumulator_dtype: Any = None,
+  accumulator_dtype: DTypeLike | None = None,
   *,
   dampening: optax.ScalarOrSchedule = 0.0,
   first_buffer: str = 'dampened',
   weight_decay: optax.ScalarOrSchedule = 0.0,
-  weight_decay_mask: Any = None,
-  weight_decay_mode: str = 'decoupled',
-  store: Any = 'float32',
+  weight_decay_mask: Mask | None = None,
+  weight_decay_mode: WeightDecayMode = 'decoupled',
+  store: StoreLike = 'float32',
 ) -> Recipe:
   r"""Stochastic gradient descent with heavy-ball or Nesterov momentum.
 

@@ -36,13 +36,12 @@ class BiasCorrect(Line):
     Kingma and Ba, Adam (https://arxiv.org/abs/1412.6980), section 3.
   """
 
-  b1: ScalarOrSchedule | None = optional_hyper(None, allowed=DECAY_RATE)
-  b2: ScalarOrSchedule | None = optional_hyper(None, allowed=DECAY_RATE)
+  b1: ScalarOrSchedule | None = optional_hyper(default=None, allowed=DECAY_RATE)
+  b2: ScalarOrSchedule | None = optional_hyper(default=None, allowed=DECAY_RATE)
 
   ages = ('b1', 'b2')
 
-  @property
-  def needs(self) -> tuple[str, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
+  def requires(self) -> tuple[str, ...]:
     return tuple(need for rate, need in ((self.b1, 'mu_hat'), (self.b2, 'nu_hat')) if rate is not None)
 
   def scalars(self, now: Now) -> Any:
@@ -88,13 +87,12 @@ class BiasCorrectStep(Line):
     Kingma and Ba, Adam (https://arxiv.org/abs/1412.6980), section 2, last paragraph.
   """
 
-  b1: ScalarOrSchedule | None = optional_hyper(None, allowed=DECAY_RATE)
-  b2: ScalarOrSchedule = hyper(0.999, allowed=DECAY_RATE)
+  b1: ScalarOrSchedule | None = optional_hyper(default=None, allowed=DECAY_RATE)
+  b2: ScalarOrSchedule = hyper(default=0.999, allowed=DECAY_RATE)
 
   ages = ('b1', 'b2')
 
-  @property
-  def needs(self) -> tuple[str, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
+  def requires(self) -> tuple[str, ...]:
     return ('nu_hat',) if self.b1 is None else ('mu_hat', 'nu_hat')
 
   def scalars(self, now: Now) -> Any:

@@ -40,8 +40,8 @@ class AddDecayedWeights(Line):
   """
 
   weight_decay: ScalarOrSchedule = hyper(allowed=NONNEGATIVE, constant=False)
-  mask: Any = mask_option()
-  multiplier: ScalarOrSchedule = hyper(1.0, allowed=NONNEGATIVE)
+  mask: Any = mask_option(default=None)
+  multiplier: ScalarOrSchedule = hyper(default=1.0, allowed=NONNEGATIVE)
 
   reads_params = True
 

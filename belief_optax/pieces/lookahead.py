@@ -36,8 +36,8 @@ class Lookahead(Line):
     Zhang et al., Lookahead optimizer (https://arxiv.org/abs/1907.08610), Algorithm 1.
   """
 
-  k: int = option(6, normal=positive_integer)
-  alpha: ScalarOrSchedule = hyper(0.5, allowed=FRACTION)
+  k: int = option(default=6, normal=positive_integer)
+  alpha: ScalarOrSchedule = hyper(default=0.5, allowed=FRACTION)
 
   reads_params = True
 

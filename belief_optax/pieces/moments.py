@@ -50,8 +50,8 @@ class FirstMoment(Line):
     Kingma and Ba, Adam (https://arxiv.org/abs/1412.6980), Algorithm 1.
   """
 
-  b1: ScalarOrSchedule = hyper(0.9, allowed=DECAY_RATE)
-  dtype: Any = option(None, normal=state_dtype)
+  b1: ScalarOrSchedule = hyper(default=0.9, allowed=DECAY_RATE)
+  dtype: Any = option(default=None, normal=state_dtype)
 
   gives = ('mu', 'mu_hat')
 
@@ -96,8 +96,8 @@ class SecondMoment(Line):
     Kingma and Ba, Adam (https://arxiv.org/abs/1412.6980), Algorithm 1.
   """
 
-  b2: ScalarOrSchedule = hyper(0.999, allowed=DECAY_RATE)
-  initial: ScalarOrSchedule = hyper(0.0, allowed=NONNEGATIVE)
+  b2: ScalarOrSchedule = hyper(default=0.999, allowed=DECAY_RATE)
+  initial: ScalarOrSchedule = hyper(default=0.0, allowed=NONNEGATIVE)
 
   gives = ('nu_hat',)
   squares = True
@@ -157,9 +157,9 @@ class Belief(Line):
     Zhuang et al., AdaBelief (https://arxiv.org/abs/2010.07468), Algorithm 2.
   """
 
-  b2: ScalarOrSchedule = hyper(0.999, allowed=DECAY_RATE)
-  eps_root: ScalarOrSchedule = hyper(1e-16, allowed=EPSILON)
-  b1: ScalarOrSchedule | None = optional_hyper(None, allowed=POSITIVE_DECAY_RATE)
+  b2: ScalarOrSchedule = hyper(default=0.999, allowed=DECAY_RATE)
+  eps_root: ScalarOrSchedule = hyper(default=1e-16, allowed=EPSILON)
+  b1: ScalarOrSchedule | None = optional_hyper(default=None, allowed=POSITIVE_DECAY_RATE)
 
   needs = ('mu',)
   gives = ('nu_hat',)
@@ -216,15 +216,14 @@ class CenteredMoment(Line):
     Graves (https://arxiv.org/abs/1308.0850), eq. 38-45; West, Updating mean and variance estimates (1979).
   """
 
-  decay: ScalarOrSchedule = hyper(0.9, allowed=DECAY_RATE)
-  initial: ScalarOrSchedule = hyper(0.0, allowed=NONNEGATIVE)
-  debias: bool = option(False, normal=flag)
+  decay: ScalarOrSchedule = hyper(default=0.9, allowed=DECAY_RATE)
+  initial: ScalarOrSchedule = hyper(default=0.0, allowed=NONNEGATIVE)
+  debias: bool = option(default=False, normal=flag)
 
   gives = ('mu', 'mu_hat', 'nu_hat')
   squares = True
 
-  @property
-  def ages(self) -> tuple[str, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
+  def aged(self) -> tuple[str, ...]:
     return ('decay',) if self.debias else ()
 
   @property
@@ -275,7 +274,7 @@ class AccumulateSquares(Line):
     Duchi et al., Adaptive subgradient methods (JMLR 12, 2011), section 1.1.
   """
 
-  initial: ScalarOrSchedule = hyper(0.0, allowed=NONNEGATIVE)
+  initial: ScalarOrSchedule = hyper(default=0.0, allowed=NONNEGATIVE)
 
   gives = ('nu_hat',)
   squares = True
@@ -322,7 +321,7 @@ class RunningMax(Line):
     Reddi et al., On the convergence of Adam and beyond (https://arxiv.org/abs/1904.09237), Algorithm 2.
   """
 
-  eps_root: ScalarOrSchedule = hyper(0.0, allowed=EPSILON)
+  eps_root: ScalarOrSchedule = hyper(default=0.0, allowed=EPSILON)
 
   needs = ('nu_hat',)
 

@@ -49,8 +49,8 @@ class Nesterov(Line):
     Dozat, Incorporating Nesterov momentum into Adam (ICLR workshop 2016), Algorithm 2.
   """
 
-  b1: ScalarOrSchedule = hyper(0.9, allowed=DECAY_RATE)
-  debias: bool = option(True, normal=flag)
+  b1: ScalarOrSchedule = hyper(default=0.9, allowed=DECAY_RATE)
+  debias: bool = option(default=True, normal=flag)
 
   needs = ('mu_hat', 'mu')
   ages = ('b1',)
@@ -104,11 +104,11 @@ class HeavyBall(Line):
     Polyak (1964); Sutskever et al., On the importance of initialization and momentum (ICML 2013), eq. 3-4.
   """
 
-  decay: ScalarOrSchedule = hyper(0.9, allowed=MOMENTUM)
-  nesterov: bool = option(False, normal=flag)
-  dampening: ScalarOrSchedule = hyper(0.0, allowed=MOMENTUM)
-  first: str = option('dampened', normal=lambda name, v: choice(name, v, ('dampened', 'undampened')))
-  dtype: Any = option(None, normal=state_dtype)
+  decay: ScalarOrSchedule = hyper(default=0.9, allowed=MOMENTUM)
+  nesterov: bool = option(default=False, normal=flag)
+  dampening: ScalarOrSchedule = hyper(default=0.0, allowed=MOMENTUM)
+  first: str = option(default='dampened', normal=lambda name, v: choice(name, v, ('dampened', 'undampened')))
+  dtype: Any = option(default=None, normal=state_dtype)
 
   @property
   def slots(self) -> tuple[Slot, ...]:

@@ -55,9 +55,9 @@ class Rectify(Line):
     Liu et al., On the variance of the adaptive learning rate (https://arxiv.org/abs/1908.03265), Algorithm 2.
   """
 
-  b2: ScalarOrSchedule = hyper(0.999, allowed=DECAY_RATE)
-  threshold: ScalarOrSchedule = hyper(5.0, allowed=THRESHOLD)
-  degenerate_to_sgd: bool = option(True, normal=flag)
+  b2: ScalarOrSchedule = hyper(default=0.999, allowed=DECAY_RATE)
+  threshold: ScalarOrSchedule = hyper(default=5.0, allowed=THRESHOLD)
+  degenerate_to_sgd: bool = option(default=True, normal=flag)
 
   needs = ('mu_hat', 'nu_hat')
   ages = ('b2',)

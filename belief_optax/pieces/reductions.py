@@ -37,8 +37,8 @@ class Centralize(Line):
     Yong et al., Gradient centralization (https://arxiv.org/abs/2004.01461), eq. 1.
   """
 
-  output_axis: int = option(-1, normal=integer)
-  min_ndim: int = option(2, normal=positive_integer)
+  output_axis: int = option(default=-1, normal=integer)
+  min_ndim: int = option(default=2, normal=positive_integer)
 
   elementwise = False
 

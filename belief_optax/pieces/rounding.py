@@ -124,7 +124,7 @@ class RoundUpdates(Line):
     Zamirai et al., Revisiting BFloat16 Training (https://arxiv.org/abs/2010.06192), Algorithms 2 and 3.
   """
 
-  method: str = option('stochastic', normal=functools.partial(choice, allowed=tuple(METHODS)))
+  method: str = option(default='stochastic', normal=functools.partial(choice, allowed=tuple(METHODS)))
 
   reads_params = True
   widens = True

@@ -36,8 +36,8 @@ class Precondition(Line):
     Kingma and Ba, Adam (https://arxiv.org/abs/1412.6980), Algorithm 1.
   """
 
-  eps: ScalarOrSchedule = hyper(1e-8, allowed=EPSILON)
-  eps_root: ScalarOrSchedule = hyper(0.0, allowed=EPSILON)
+  eps: ScalarOrSchedule = hyper(default=1e-8, allowed=EPSILON)
+  eps_root: ScalarOrSchedule = hyper(default=0.0, allowed=EPSILON)
 
   needs = ('nu_hat',)
 
@@ -77,7 +77,7 @@ class AddEpsRoot(Line):
     Array(1.5, dtype=float32)
   """
 
-  eps_root: ScalarOrSchedule = hyper(1e-16, allowed=EPSILON)
+  eps_root: ScalarOrSchedule = hyper(default=1e-16, allowed=EPSILON)
 
   needs = ('nu_hat',)
 
@@ -147,7 +147,7 @@ class ScaleByLearningRate(Line):
   """
 
   learning_rate: ScalarOrSchedule = hyper(allowed=NONNEGATIVE, constant=False)
-  flip_sign: bool = option(True, normal=flag)
+  flip_sign: bool = option(default=True, normal=flag)
 
   def scalars(self, now: Now) -> Any:
     rate = now(self.learning_rate)

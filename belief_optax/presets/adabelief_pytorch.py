@@ -77,11 +77,11 @@ def adabelief(
     Zhuang et al., AdaBelief (https://arxiv.org/abs/2010.07468), Algorithm 2.
   """
   first = choice('version', version, VERSIONS) == '0.0.5'
-  eps = (1e-8 if first else 1e-16) if eps is None else eps
+  stored = (1e-8 if first else 1e-16) if eps is None else eps
   weight_decouple = not first if weight_decouple is None else weight_decouple
   rectify = not first if rectify is None else rectify
   lr, weight_decay = numbers(NONNEGATIVE, lr=lr, weight_decay=weight_decay)
-  (eps,) = numbers(EPSILON, eps=eps)
+  (stored,) = numbers(EPSILON, eps=stored)
   flags(amsgrad=amsgrad, weight_decouple=weight_decouple, fixed_decay=fixed_decay, rectify=rectify)
   flags(degenerated_to_sgd=degenerated_to_sgd)
   if first and not degenerated_to_sgd:
@@ -94,14 +94,14 @@ def adabelief(
   warn_of_bug(rectify and amsgrad and not first, f'{name}: amsgrad is without effect when the steps are rectified.')
   warn_of_bug(no_op and not is_zero(weight_decay), f'{name}: L2 decay is added after the moments, and so does nothing.')
   b1, b2 = rates(betas)
-  moments = compose(pieces.first_moment(b1), pieces.belief(b2, 0.0 if grows else eps))
-  maximum = when(amsgrad, pieces.running_max(eps if grows else 0.0))
+  moments = compose(pieces.first_moment(b1), pieces.belief(b2, 0.0 if grows else stored))
+  maximum = when(amsgrad, pieces.running_max(stored if grows else 0.0))
   if rectify and first:
     rectified = (pieces.raw_mean(), pieces.rectify(b2, 4.0))
-    direction = compose(moments, *maximum, normalized(b1, b2, eps), *rectified)
+    direction = compose(moments, *maximum, normalized(b1, b2, stored), *rectified)
   elif rectify:  # the maximum is kept, but nothing after it reads it
     rectified = pieces.rectify(b2, 5.0, degenerated_to_sgd)
-    direction = compose(moments, normalized(b1, b2, eps, eps_scaled=True), *maximum, rectified)
+    direction = compose(moments, normalized(b1, b2, stored, eps_scaled=True), *maximum, rectified)
   else:
-    direction = compose(moments, *maximum, normalized(b1, b2, eps))
+    direction = compose(moments, *maximum, normalized(b1, b2, stored))
   return descend(direction, lr, 0.0 if no_op else weight_decay, mode=decay_mode(weight_decouple, fixed_decay))

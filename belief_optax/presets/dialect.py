@@ -55,7 +55,7 @@ def flags(**arguments: Any) -> None:
 
 
 def constants(**arguments: Any) -> None:
-  """Checks hyperparameters from which a schedule is made, so that they cannot be data of the compiled step."""
+  """Checks hyperparameters that become part of a schedule, and so must be Python numbers."""
   for name, value in arguments.items():
     if not isinstance(value, float):
       raise TypeError(f'{name} must be a Python number ({STATIC_HINT}), got {value!r}.')

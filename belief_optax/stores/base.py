@@ -110,7 +110,9 @@ class Store:
   def misfit(self, group: Group, kept: Kept) -> TypeError:
     """The error that says that a state was made by another store."""
     names, held = ' and '.join(slot.name for slot in group), ', '.join(f'{x.dtype.name}{list(x.shape)}' for x in kept)
-    return TypeError(f'{self!r} has not made the state of {names}, which holds {held}: see `convert_state`.')
+    return TypeError(
+      f'the state of {names}, which holds {held}, was written by another store than {self!r}: see `convert_state`.'
+    )
 
   def load(self, group: Group, kept: Kept) -> Sequence[jax.Array]:
     """The values of a group."""

@@ -16,8 +16,8 @@ from belief_optax.stores.plain import from_bfloat16, to_bfloat16
 class Paired(Coded):
   """Keeps a mean and a second moment of one element in one word; what has no partner has a word of its own.
 
-  What is not coded has an axis more, be it of size 1: a restored checkpoint is cast to the dtypes of its target without
-  an error, and a code must not become a number, nor a code of another store (see `parts`).
+  Leaves that stay uncoded get a trailing axis, even if its size is 1. Orbax casts a restored array to the dtype of its
+  target without an error; the axis makes sure that a code is never read as a number (see `parts`).
   """
 
   def groups(self, slots: Group) -> Iterable[Group]:
