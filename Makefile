@@ -38,6 +38,7 @@ test-third: $(VENV)/.dev $(OLDEST)/.test
 	TEST_THIRD=$(TURN) $(MAKE) test-full test-oldest-full
 
 lint: $(VENV)/.dev
+	$(PY) tools/docstrings.py --check
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/pyright --pythonpath $(PY)
@@ -77,6 +78,7 @@ bench-precision: $(VENV)/.dev
 	$(PY) -m benchmarks.precision
 
 format: $(VENV)/.dev
+	$(PY) tools/docstrings.py
 	$(VENV)/bin/ruff format .
 	$(VENV)/bin/ruff check --fix .
 

@@ -57,6 +57,7 @@ from belief_optax.pieces import (
   second_moment,
 )
 from belief_optax.stores.convert import convert_state, decode_state, state_bytes
+from belief_optax.stores.surgery import carry_state, reset_state
 
 __version__ = '0.1.0'
 
@@ -80,6 +81,7 @@ __all__ = [
   'bias_correct',
   'bias_correct_step',
   'by_path',
+  'carry_state',
   'cautious',
   'centered_moment',
   'centralize',
@@ -106,6 +108,7 @@ __all__ = [
   'ranges',
   'raw_mean',
   'rectify',
+  'reset_state',
   'rmsprop',
   'round_updates',
   'running_max',

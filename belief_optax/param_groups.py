@@ -1,25 +1,26 @@
 """Parameter groups by the paths of parameters, on top of `optax.partition`."""
 
+import contextlib
 import dataclasses
+import difflib
 import fnmatch
 import functools
 import inspect
+import itertools
 import re
 import textwrap
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import optax
 
+from belief_optax.core import trees
+from belief_optax.core.piece import comparable
+
 Pattern = str | re.Pattern[str]
 _REST = 'default'
-
-
-def _matches(pattern: Pattern, path: str) -> bool:
-  if isinstance(pattern, re.Pattern):
-    return pattern.fullmatch(path) is not None
-  return fnmatch.fnmatchcase(path, pattern)
+_SHOWN = 10  # how many names an error lists
 
 
 def name_of(path: tuple[Any, ...]) -> str:
@@ -28,39 +29,84 @@ def name_of(path: tuple[Any, ...]) -> str:
   return jax.tree_util.keystr(path[:-1] if boxed else path, simple=True, separator='/')
 
 
-@dataclasses.dataclass(frozen=True)
+def moving(updates: Any, params: Any) -> Any:
+  """The parameters for which an update arrives, in a tree like the updates; None stands for the others."""
+  if params is None:
+    return None
+  leaves, tree = jax.tree.flatten(updates, is_leaf=lambda x: x is None)
+  pairs = zip(leaves, trees.align(tree, 'params', params), strict=True)
+  return tree.unflatten([None if u is None else p for u, p in pairs])
+
+
+def listing(names: Iterable[str], wanted: Sequence[str]) -> str:
+  """Names for an error message: all if they are few, else those that are most like what was wanted."""
+  names = list(dict.fromkeys(names))
+  if len(names) <= _SHOWN:
+    return ', '.join(names)
+  # Measuring how alike two strings are is slow, so only for some.
+  of_each = (difflib.get_close_matches(one, names, _SHOWN, cutoff=0.0) for one in wanted[:_SHOWN])
+  nearest = dict.fromkeys(itertools.chain.from_iterable(zip(*of_each, strict=True)))
+  return f'{", ".join(list(nearest)[:_SHOWN])} (the nearest {_SHOWN} of {len(names)})'
+
+
+# Which group a parameter belongs to.
+
+
+def _matches(pattern: Pattern, name: str) -> bool:
+  if isinstance(pattern, re.Pattern):
+    return pattern.fullmatch(name) is not None
+  return pattern == name or fnmatch.fnmatchcase(name, pattern)  # a glob with brackets does not match itself
+
+
+def _text(pattern: Pattern) -> str:
+  return repr(pattern) if isinstance(pattern, str) else f're.compile({pattern.pattern!r})'
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class Groups:
   """Patterns and the transformations of what they match; the last transformation is for the rest."""
 
   patterns: tuple[Pattern, ...]
   transformations: tuple[optax.GradientTransformation, ...]
 
-  def labels(self, params: Any) -> Any:
-    """The index of the first pattern that matches each leaf, as a tree of labels."""
-    matched: set[str] = set()
-    paths: list[str] = []
+  def _key(self) -> Any:
+    return self.patterns, tuple(map(comparable, self.transformations))
 
-    def label(path: Any, _: Any) -> str:
-      name = name_of(path)
-      paths.append(name)
-      hits = [f'group_{i}' for i, pattern in enumerate(self.patterns) if _matches(pattern, name)]
-      matched.update(hits)
-      return hits[0] if hits else _REST
+  def __eq__(self, other: object) -> bool:
+    return isinstance(other, Groups) and self._key() == other._key()
 
-    tree = jax.tree_util.tree_map_with_path(label, params)
-    idle = [pattern for i, pattern in enumerate(self.patterns) if f'group_{i}' not in matched]
-    if idle and paths:  # a placeholder of optax.tree.map_params has no leaves, and matches nothing
-      raise ValueError(f'by_path: {", ".join(map(_text, idle))} match no parameter. The paths are: {", ".join(paths)}.')
-    return tree
+  def __hash__(self) -> int:
+    return hash(self._key())
+
+  def label(self, path: tuple[Any, ...]) -> str:
+    """The group of a leaf: that of the first pattern that matches its path."""
+    name = name_of(path)
+    hits = (f'group_{i}' for i, pattern in enumerate(self.patterns) if _matches(pattern, name))
+    return next(hits, _REST)
+
+  def labels(self, tree: Any) -> Any:
+    """The group of each leaf, as a tree."""
+    return jax.tree_util.tree_map_with_path(lambda path, _: self.label(path), tree)
+
+  def check(self, params: Any) -> None:
+    """Raises where a pattern matches no parameter."""
+    names = [name_of(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+    idle = [pattern for pattern in self.patterns if not any(_matches(pattern, name) for name in names)]
+    if not idle or not names:  # a placeholder of optax.tree.map_params has no leaves, and matches nothing
+      return
+    wanted = [pattern if isinstance(pattern, str) else pattern.pattern for pattern in idle]
+    brackets = any('[' in pattern for pattern in idle if isinstance(pattern, str))
+    raise ValueError(
+      f'by_path: {listing(map(_text, idle), wanted)} match{"es" if len(idle) == 1 else ""} no parameter. '
+      f'The paths are: {listing(names, wanted)}.'
+      + (" In a glob '[' begins a set of characters; write '[[]' for the bracket itself." if brackets else '')
+    )
 
   @property
   def partition(self) -> optax.GradientTransformationExtraArgs:
+    """The groups as a transformation that does not ask whether each pattern matches something."""
     names = [*(f'group_{i}' for i in range(len(self.patterns))), _REST]
     return optax.partition(dict(zip(names, self.transformations, strict=True)), self.labels)
-
-
-def _text(pattern: Pattern) -> str:
-  return repr(pattern) if isinstance(pattern, str) else f're.compile({pattern.pattern!r})'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,6 +114,7 @@ class _Init:
   groups: Groups
 
   def __call__(self, params: Any) -> Any:
+    self.groups.check(params)
     return self.groups.partition.init(params)
 
 
@@ -76,7 +123,8 @@ class _Update:
   groups: Groups
 
   def __call__(self, updates: Any, state: Any, params: Any = None, **extra_args: Any) -> Any:
-    return self.groups.partition.update(updates, state, params, **extra_args)
+    # A path alone says which group a leaf is in, so a group for which no update arrives needs no label.
+    return self.groups.partition.update(updates, state, moving(updates, params), **extra_args)
 
 
 class ByPath(optax.GradientTransformationExtraArgs):
@@ -85,19 +133,50 @@ class ByPath(optax.GradientTransformationExtraArgs):
   __slots__ = ()
   update: _Update  # pyright: ignore[reportIncompatibleVariableOverride]
 
+  @property
+  def groups(self) -> Groups:
+    return self.update.groups
+
   def __repr__(self) -> str:
-    groups = self.update.groups
-    names = [*map(_text, groups.patterns), 'default']
-    rows = ''.join(f'{n}: {t!r},\n' for n, t in zip(names, groups.transformations, strict=True))
+    names = [*map(_text, self.groups.patterns), 'default']
+    rows = ''.join(f'{n}: {t!r},\n' for n, t in zip(names, self.groups.transformations, strict=True))
     return f'by_path(\n{textwrap.indent(rows, "  ")})'
 
 
-def _override(factory: Callable[..., Any], overrides: Mapping[str, Any]) -> Any:
-  """Calls a factory with overrides, which also replace what a `functools.partial` has bound by position."""
-  if not isinstance(factory, functools.partial):
-    return factory(**overrides)
-  bound = inspect.signature(factory.func).bind_partial(*factory.args, **factory.keywords)
-  return factory.func(**bound.arguments | dict(overrides))
+# The transformation of a group.
+
+
+@contextlib.contextmanager
+def _naming(pattern: Pattern) -> Iterator[None]:
+  """Says of an error that a factory raises which group it was called for."""
+  try:
+    yield
+  except Exception as e:
+    e.add_note(f'by_path: raised by default, called with the overrides of {_text(pattern)}.')
+    raise
+
+
+def _override(pattern: Pattern, factory: Callable[..., Any], overrides: Mapping[str, Any]) -> Any:
+  """Calls a factory with overrides, which also replace what a `functools.partial` has bound, in whatever way."""
+  made = factory if isinstance(factory, functools.partial) else functools.partial(factory)
+  try:
+    parameters = inspect.signature(made.func).parameters.values()
+  except (TypeError, ValueError):  # some callables do not tell
+    return made(**overrides)
+  named = [p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+  others = next((p.name for p in parameters if p.kind == p.VAR_KEYWORD), None)
+  unknown = [name for name in overrides if name not in named]
+  if unknown and others is None:
+    owner = getattr(made.func, '__name__', repr(made.func))
+    raise TypeError(
+      f'by_path: {_text(pattern)} overrides {", ".join(map(repr, unknown))}, but the arguments of {owner} are: '
+      f'{listing(named, list(map(str, unknown)))}.'
+    )
+  bound = inspect.signature(made.func).bind_partial(*made.args, **made.keywords)
+  bound.arguments |= {name: value for name, value in overrides.items() if name in named}
+  if others is not None:
+    bound.arguments[others] = {**bound.arguments.get(others, {}), **{name: overrides[name] for name in unknown}}
+  return made.func(*bound.args, **bound.kwargs)
 
 
 def _transformation(made: Any) -> optax.GradientTransformation:
@@ -110,22 +189,25 @@ def by_path(
   groups: Mapping[Pattern, optax.GradientTransformation | Mapping[str, Any]],
   default: optax.GradientTransformation | Callable[..., optax.GradientTransformation],
 ) -> ByPath:
-  """Gives parameters their optimizer by their path, as the parameter groups of torch do.
+  """Chooses the optimizer of each parameter by its path, like the parameter groups of torch.
 
   Args:
     groups: pattern -> transformation, or pattern -> overrides of `default`. A pattern is a glob over the whole path
-      (`'*/bias'`; `*` also matches `/`) or a compiled regular expression that must match the whole path. A path is the
-      keys of a leaf joined by `/`, as `'head/kernel'`. The first pattern that matches a leaf wins.
-    default: the transformation of all other leaves; for overrides a factory such as
-      `functools.partial(adamw, 1e-3, weight_decay=1e-2)`, which is called with each group's overrides.
+      (`'*/bias'`; `*` also matches `/`), a path itself, or a compiled regular expression that must match the whole
+      path. A path is the keys of a leaf joined by `/`, such as `'head/kernel'`. The first pattern that matches a leaf
+      wins; two leaves with the same path are always in the same group.
+    default: the transformation of all other leaves. To use overrides, pass a factory such as
+      `functools.partial(adamw, 1e-3, weight_decay=1e-2)`; it is called once per group with the overrides of the group.
 
   Returns:
-    An `optax.GradientTransformationExtraArgs` over `optax.partition`, equal where patterns and transformations are.
+    An `optax.GradientTransformationExtraArgs` on top of `optax.partition`. Two are equal if their patterns and
+    transformations are; a transformation that cannot be hashed is equal to itself alone.
 
   Raises:
-    TypeError: if a pattern is no string or compiled regular expression, or a group no transformation or overrides.
-    ValueError: if overrides are given but `default` is no factory; at `init`, if a pattern matches nothing (the paths
-      are listed).
+    TypeError: if a pattern is no string or compiled regular expression, a group neither a transformation nor overrides,
+      or an override no argument of the factory.
+    ValueError: if overrides are given but `default` is no factory; at `init`, if a pattern matches no parameter (the
+      nearest paths are listed).
 
   Example:
     >>> import functools, jax.numpy as jnp, belief_optax as bo
@@ -153,6 +235,7 @@ def by_path(
         'pass a factory such as functools.partial(adamw, 1e-3).'
       )
     else:
-      transformations.append(_transformation(_override(factory, group)))
+      with _naming(pattern):
+        transformations.append(_transformation(_override(pattern, factory, group)))
   value = Groups(tuple(groups), (*transformations, rest))
   return ByPath(_Init(value), _Update(value))

@@ -283,3 +283,43 @@ def test_the_second_step_compiles_nothing():
   with compilations() as compiled:
     tx.update(p, state, p)
   assert not compiled
+
+
+def test_decay_that_would_make_parameters_grow_is_refused():
+  with pytest.raises(ValueError, match='would make parameters grow: put it before that line'):
+    bo.compose(bo.sgd(0.1), bo.add_decayed_weights(0.01))
+  with pytest.raises(ValueError, match='would make parameters grow'):
+    bo.compose(bo.first_moment(), bo.scale(-0.1), bo.add_decayed_weights(0.01))
+  for tx in (  # what falls, and what is for a chain that subtracts it
+    bo.compose(bo.scale_by_learning_rate(0.1, flip_sign=False), bo.add_decayed_weights(0.01), bo.scale(-1.0)),
+    bo.compose(bo.scale(-1.0), bo.sgd(0.1, weight_decay=0.01)),
+  ):
+    np.testing.assert_allclose(steps(tx, [0.0])[0][0], [-0.01, -0.01] if tx.lines[0].sign > 0 else [-0.001] * 2, 1e-6)
+  bo.add_decayed_weights(0.01)
+
+
+def test_an_axis_that_is_not_there_is_refused():
+  tx = bo.centralize(7)
+  with pytest.raises(ValueError, match='output_axis must be an axis of a parameter of 2 axes, got 7'):
+    tx.init(jnp.ones((2, 2)))
+  tx.init(jnp.ones(2))
+
+
+@pytest.mark.parametrize('method', ['stochastic', 'compensated', 'split'])
+def test_derivatives_go_straight_through_rounding(method):
+  """d loss / d learning rate after some steps of bfloat16 parameters was 0; it is that of float32 training."""
+
+  def loss(rate, dtype, last):
+    tx = bo.compose(bo.sgd(rate), *last)
+    p = jnp.asarray([1.0, -2.0, 0.5], dtype)
+    state = tx.init(p)
+    for _ in range(5):
+      u, state = tx.update(2 * p.astype(jnp.float32), state, p)
+      p = p + u
+      p = p.astype(dtype)
+    return jnp.sum(p.astype(jnp.float32) ** 2)
+
+  expected = jax.grad(loss)(jnp.float32(0.05), jnp.float32, ())
+  found = jax.grad(loss)(jnp.float32(0.05), jnp.bfloat16, (bo.round_updates(method),))
+  np.testing.assert_allclose(found, expected, 0.03)
+  assert expected < -1

@@ -58,13 +58,15 @@ def collectives(program):
 NOT_IN_PLACE = {
   'adabelief-bfloat16': (2, 1),  # the new mean, which ends in a cast, is computed again from the old one by each kernel
   # Codes wait for the largest of their tile, and with them two moments or their logarithms.
-  'adabelief-int4': (0, 3.005, 2.018),
-  'adabelief-int8': (0, 3.005, 2.018),
+  'adabelief-int4': (0, 3.005, 2.018, 2.012),
+  'adabelief-int8': (0, 3.005, 2.018, 2.012),
   'adam-bfloat16-mean': (1, 0.5),  # the step uses the mean before its rounding, so the old one is needed to the end
   'presets.ranger_adabelief.ranger-decayed': (2, 5),  # centralized, chosen by step, synchronized: waits at each
   'presets.timm.rmsprop_tf-cautious': (0, 1),  # the direction waits for its own mean
   'rmsprop-nesterov-decayed': (0, 2),  # the root and the quotient are used twice: divisions are not computed twice
 }
+if jax.__version_info__ >= (0, 12):
+  del NOT_IN_PLACE['adabelief-bfloat16']
 
 
 @each_row

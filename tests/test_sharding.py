@@ -22,8 +22,8 @@ from registry import ALGORITHM_ROWS, Row
 from test_hlo import COLLECTIVES
 
 import belief_optax as bo
-from belief_optax import sharding, stores
-from belief_optax.sharding import init_sharded, local_params, mean_gradients, state_shardings, zero1
+from belief_optax import stores
+from belief_optax.sharding import init_sharded, local_params, mean_gradients, placement, state_shardings, zero1
 
 STEPS = 7  # rectification becomes adaptive at the sixth
 
@@ -505,7 +505,7 @@ def test_parameters_that_another_axis_splits(manual):
   def step(params, state):
     return _step(tx, local_params(params, 'data'), state, params)
 
-  only = lambda spec: P(*[tuple(a for a in sharding._axes(entry) if a in manual) or None for entry in spec])
+  only = lambda spec: P(*[tuple(a for a in placement._axes(entry) if a in manual) or None for entry in spec])
   specs, split = jax.tree.map(lambda s: only(s.spec), state_shardings(tx, params)), only(where.spec)
   mapped = jax.shard_map(
     step, mesh=TWO_AXES, in_specs=(split, specs), out_specs=(split, specs, split), axis_names=frozenset(manual)
@@ -554,7 +554,8 @@ def test_updates_count_as_shared_where_no_gather_does(monkeypatch):
   monkeypatch.delattr(jax.lax, 'all_gather_invariant', raising=False)
   monkeypatch.setattr(jax.lax, 'all_gather', None)
   x = np.arange(48, dtype=np.float32).reshape(2, 24)
-  gathered = jax.shard_map(lambda x: sharding._gather(x, 'data', 1), mesh=MESH, in_specs=P(None, 'data'), out_specs=P())
+  gather = lambda x: placement._gather(x, 'data', 1)
+  gathered = jax.shard_map(gather, mesh=MESH, in_specs=P(None, 'data'), out_specs=P())
   assert_equal(np.asarray(jax.jit(gathered)(x)), x)
 
 

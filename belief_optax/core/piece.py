@@ -30,6 +30,7 @@ class Line:
     writes: the slots of other lines that `step` changes. A store rounds a slot once, after its last declared writer.
     ages: the fields that are decay rates whose mass this line asks `Now` for.
     ahead: the fields whose value at the next step this line asks for.
+    shrinks: whether it adds the parameters to the direction, so that they decay where the direction is subtracted.
     squares: whether it keeps squares of the gradient: a gradient whose square would overflow is then bounded first.
     reads_params: whether `step` reads the parameter.
     splits_complex: whether all lines of its composition see a complex number as two real ones.
@@ -43,6 +44,7 @@ class Line:
   writes: ClassVar[tuple[str, ...]] = ()
   ages: ClassVar[tuple[str, ...]] = ()
   ahead: ClassVar[tuple[str, ...]] = ()
+  shrinks: ClassVar[bool] = False
   squares: ClassVar[bool] = False
   reads_params: ClassVar[bool] = False
   splits_complex: ClassVar[bool] = False
@@ -68,6 +70,11 @@ class Line:
   def where(self) -> Any:
     """The leaves to which this line applies: a callable, or a value with a `tree` of bools; None for all."""
     return next((getattr(self, f.name) for f in _fields(self) if 'mask' in f.metadata), None)
+
+  @property
+  def sign(self) -> int:
+    """-1 where the line turns the sign of the direction."""
+    return 1
 
   def scalars(self, now: Now) -> Any:
     """Once per step: the scalars that `step` takes."""

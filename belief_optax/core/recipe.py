@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import inspect
+import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ParamSpec, cast
 
@@ -110,7 +111,7 @@ def compose(*pieces: Recipe, store: StoreLike | None = None) -> Recipe:
   Raises:
     TypeError: if an argument is no piece (put optax transformations beside it in `optax.chain`).
     ValueError: if two pieces own the same slot, two schedules the same decay rate, two compositions have different
-      stores, or a store does not fit.
+      stores, a store does not fit, or weight decay stands where it would make parameters grow.
 
   Example:
     >>> import belief_optax as bo
@@ -138,6 +139,12 @@ def _recipe(lines: tuple[Line, ...], store: Store = FLOAT32) -> Recipe:
       if slot.name in owners:
         raise ValueError(f'{line!r} and {owners[slot.name]!r} both own the slot {slot.name!r}.')
       owners[slot.name] = line
+  for i, line in enumerate(lines):
+    if line.shrinks and math.prod(x.sign for x in lines[:i]) < 0 < math.prod(x.sign for x in lines[i:]):
+      raise ValueError(
+        f'{line!r} stands behind the line that makes the direction a descent, so it would make parameters grow: '
+        'put it before that line, or use weight_decay= of the optimizer.'
+      )
   scheduled_rates(lines)  # raises where two schedules claim one rate
   update = Update(lines, store)
   _ = update.routes  # raises where the store does not fit

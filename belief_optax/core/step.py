@@ -173,8 +173,8 @@ class _Box:
     if not self.route.store.rounds(self.route.group, self.old):
       return {}
     # Behind the barrier XLA has no reason to compute them again from the old ones, which can so be overwritten.
-    self.new = jax.lax.optimization_barrier(self._save(slots))
-    return self.load(self.new)
+    self.new = new = jax.lax.optimization_barrier(self._save(slots))
+    return self.load(new)
 
   def final(self, slots: Mapping[str, Any]) -> tuple[Any, ...]:
     return self._save(slots) if self.new is None else self.new

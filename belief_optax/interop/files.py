@@ -4,12 +4,14 @@ import contextlib
 import json
 import numbers
 import os
+import re
 from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 
+from belief_optax.interop.state_dict import parts
 from belief_optax.interop.values import to_numpy
 
 _GROUPS, _NUMBERS = 'param_groups', 'numbers'
@@ -35,7 +37,7 @@ def save_safetensors(path: str | os.PathLike[str], state_dict: Mapping[str, Any]
 
   Raises:
     ImportError: if the package safetensors is not installed.
-    TypeError: if something is neither an array nor JSON (the schedule of BertAdam).
+    TypeError: if something is neither an array nor JSON (the schedule of BertAdam), or it is no state_dict.
 
   Example:
     >>> import os, tempfile, numpy as np
@@ -49,11 +51,14 @@ def save_safetensors(path: str | os.PathLike[str], state_dict: Mapping[str, Any]
   metadata: dict[str, str] = {}
   flat: Mapping[str, Any] = state_dict
   if _GROUPS in state_dict:
+    parts('state_dict', state_dict)  # raises where it is none
     state = state_dict['state']
+    if not all(isinstance(i, int) for i in state):
+      raise TypeError(f"the keys of state_dict['state'] must be integers, got {', '.join(map(repr, state))}.")
     flat = {f'state.{i}.{name}': value for i, entry in state.items() for name, value in entry.items()}
     counts = {key: value for key, value in flat.items() if value is None or isinstance(value, numbers.Number)}
     flat = {key: value for key, value in flat.items() if key not in counts}
-    metadata = {_GROUPS: json.dumps(state_dict[_GROUPS], default=_number), _NUMBERS: json.dumps(counts)}
+    metadata = {_GROUPS: _to_json(_GROUPS, state_dict[_GROUPS]), _NUMBERS: _to_json('state', counts)}
   arrays = {key: np.array(to_numpy(value), order='C') for key, value in flat.items()}
   wide = [key for key, array in arrays.items() if array.dtype == np.complex128]
   if wide:
@@ -61,11 +66,19 @@ def save_safetensors(path: str | os.PathLike[str], state_dict: Mapping[str, Any]
   save_file(arrays, os.fspath(path), metadata=metadata)
 
 
-def _number(value: Any) -> Any:
-  """A learning rate that is a tensor."""
-  with contextlib.suppress(TypeError, ValueError, AttributeError):
-    return to_numpy(value).item()
-  raise TypeError(f'param_groups must be JSON, but hold {value!r}.')
+def _to_json(what: str, value: Any) -> str:
+  """JSON in which what torch keeps as a tensor of one number (a learning rate, a step) is a number."""
+
+  def number(x: Any) -> Any:
+    with contextlib.suppress(TypeError, ValueError, AttributeError):
+      if isinstance(plain := to_numpy(x).item(), int | float):  # not a complex number, nor a longdouble
+        return plain
+    raise TypeError(f'{what} must be JSON, but hold {x!r}.')
+
+  try:
+    return json.dumps(value, default=number)
+  except (ValueError, RecursionError) as e:
+    raise TypeError(f'{what} must be JSON, but hold themselves: {e}.') from e
 
 
 def load_safetensors(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -79,6 +92,7 @@ def load_safetensors(path: str | os.PathLike[str]) -> dict[str, Any]:
 
   Raises:
     ImportError: if the package safetensors is not installed.
+    ValueError: if a file with param_groups in its metadata is not one of `save_safetensors`.
 
   Example:
     >>> import os, tempfile, numpy as np
@@ -94,12 +108,36 @@ def load_safetensors(path: str | os.PathLike[str]) -> dict[str, Any]:
     arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (it is no dict)
   if _GROUPS not in metadata:
     return arrays
+  groups, counts = (_from_json(path, name, metadata, kind) for name, kind in ((_GROUPS, list), (_NUMBERS, dict)))
   state: dict[int, dict[str, Any]] = {}
-  for key, value in {**json.loads(metadata[_NUMBERS]), **arrays}.items():
-    _, i, name = key.split('.', 2)
-    state.setdefault(int(i), {})[name] = value
-  groups = json.loads(metadata[_GROUPS])
-  for group in groups:
-    if 'betas' in group:
-      group['betas'] = tuple(group['betas'])  # JSON has no tuples
+  for key, value in {**counts, **arrays}.items():
+    place = re.fullmatch(r'state\.(\d+)\.(.+)', key)
+    if place is None:
+      raise ValueError(
+        f'{path} has param_groups, so each of its arrays must be called like state.0.exp_avg, got {key!r}.'
+      )
+    state.setdefault(int(place[1]), {})[place[2]] = value
   return {'state': dict(sorted(state.items())), 'param_groups': groups}
+
+
+def _from_json(path: Any, name: str, metadata: Mapping[str, str], kind: type[Any]) -> Any:
+  """What `save_safetensors` has written in the metadata of a file."""
+  try:
+    value = json.loads(metadata[name])
+  except (KeyError, ValueError, RecursionError) as e:
+    raise ValueError(f'{path} is no file of save_safetensors: {name!r} of its metadata is {_said(e)}.') from e
+  if not isinstance(value, kind) or (kind is list and not all(isinstance(group, dict) for group in value)):
+    words = 'a list of param_groups' if kind is list else 'an object of numbers'
+    raise ValueError(
+      f'{path} is no file of save_safetensors: {name!r} of its metadata must be {words}, got {value!r:.80}.'
+    )
+  for group in value if kind is list else ():
+    if isinstance(group.get('betas'), list):
+      group['betas'] = tuple(group['betas'])  # JSON has no tuples
+  return value
+
+
+def _said(error: Exception) -> str:
+  if isinstance(error, KeyError):
+    return 'missing'
+  return 'nested too deep' if isinstance(error, RecursionError) else f'no JSON ({error})'

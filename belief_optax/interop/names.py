@@ -73,24 +73,39 @@ class Bound:
     return shape if self.name.axes is None else tuple(shape[i] for i in np.argsort(self.name.axes))
 
 
+def by_name(names: Names) -> bool:
+  """Whether the keys are torch's names."""
+  return isinstance(names, Mapping) and any(isinstance(key, str) for key in names)
+
+
+def leaves_of(params: Any, problems: Problems) -> dict[str, Any]:
+  """The leaves by their paths; two leaves with one path are a problem."""
+  leaves: dict[str, Any] = {}
+  for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+    name = name_of(path)
+    if name in leaves:
+      problems.add(name, 'path', 'one leaf', f'a second one, {jax.tree_util.keystr(path)}')
+    leaves[name] = leaf
+  return leaves
+
+
 def bind(names: Names, params: Any, problems: Problems) -> dict[Key, Bound]:
-  """The leaf of each key of `names`; what names no leaf, and what no name names, is a problem."""
-  leaves = [(name_of(path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(params)]
-  places = {path: i for i, (path, _) in enumerate(leaves)}
+  """The leaf of each key of `names`; what names no leaf, and what two keys name, is a problem."""
+  leaves = leaves_of(params, problems)
+  places = {path: i for i, path in enumerate(leaves)}
   bound: dict[Key, Bound] = {}
-  for key, name in _normal(names, places).items():
+  for key, name in _normal(names, leaves).items():
     if name.path not in places:
       problems.add(repr(key), 'path', f'one of {", ".join(places)}', name.path)
       continue
-    i = places[name.path]
-    bound[key] = Bound(name, i, leaves[i][1])
-    if name.axes is not None and len(name.axes) != np.ndim(leaves[i][1]):
-      problems.add(name.path, 'axes', f'a permutation of {np.ndim(leaves[i][1])} axes', name.axes)
-      bound[key] = Bound(Name(name.path), i, leaves[i][1])
-  uses = collections.Counter(b.name.path for b in bound.values())
-  for path in places:
-    if uses[path] != 1:
-      problems.add(path, 'names', 'one name', uses[path] or 'none')
+    leaf = leaves[name.path]
+    if name.axes is not None and len(name.axes) != np.ndim(leaf):
+      problems.add(name.path, 'axes', f'a permutation of {np.ndim(leaf)} axes', name.axes)
+      name = Name(name.path)
+    bound[key] = Bound(name, places[name.path], leaf)
+  for path, uses in collections.Counter(b.name.path for b in bound.values()).items():
+    if uses > 1:
+      problems.add(path, 'names', 'one name', uses)
   return bound
 
 
@@ -142,8 +157,8 @@ def flax_names(layers: Mapping[str, str], params: Any) -> dict[str, Name]:
     >>> interop.flax_names({'fc': 'Dense_0'}, params)
     {'fc.bias': Name(path='Dense_0/bias', axes=None), 'fc.weight': Name(path='Dense_0/kernel', axes=(1, 0))}
   """
-  leaves = {name_of(path): np.ndim(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
   problems, names = Problems(), {}
+  leaves = {path: np.ndim(leaf) for path, leaf in leaves_of(params, problems).items()}
   for module, layer in layers.items():
     arrays = {path.removeprefix(f'{layer}/'): path for path in leaves if path.startswith(f'{layer}/')}
     if not arrays or not set(arrays) <= set(_TORCH):

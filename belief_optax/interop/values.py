@@ -56,3 +56,8 @@ def by_parts(f: Callable[[Any, Any], Any], nu: Any, mu: Any) -> Any:
   if jnp.iscomplexobj(nu):
     return f(nu.real, mu.real) + 1j * f(nu.imag, mu.imag)
   return f(nu, abs(mu))
+
+
+def wide(x: np.ndarray) -> np.ndarray:
+  """An array in float64, or the complex dtype of the same precision."""
+  return x.astype(np.result_type(x, np.float64) if x.dtype.kind in 'fc' else np.float64)

@@ -9,13 +9,19 @@ import jax.numpy as jnp
 
 from belief_optax import formulas
 from belief_optax.conversions import floor_of
-from belief_optax.core import State, compose, dtypes
+from belief_optax.core import Line, State, compose, dtypes
 from belief_optax.core.arguments import at
 from belief_optax.interop.reading import Reading, check_state, lines_of
 from belief_optax.interop.values import by_parts
+from belief_optax.pieces.bias import BiasCorrect
+from belief_optax.pieces.moments import AccumulateSquares, Belief, CenteredMoment, FirstMoment, RunningMax, SecondMoment
+from belief_optax.pieces.momentum import HeavyBall
+from belief_optax.pieces.scaling import ScaleByLearningRate
+from belief_optax.presets.ranger_adabelief import StoreEpsWhenTractable
 from belief_optax.stores.convert import convert_state, decode_state
 
-_KINDS = ('belief', 'second_moment', 'centered_moment', 'accumulate_squares')
+_HINT = 'Of a chain pass the recipe inside, and its state by take_state; put_state puts the new one there.'
+_KINDS = (Belief, SecondMoment, CenteredMoment, AccumulateSquares)
 
 
 def warm_start(state: State, tx_from: Any, tx_to: Any, params: Any) -> State:
@@ -47,7 +53,7 @@ def warm_start(state: State, tx_from: Any, tx_to: Any, params: Any) -> State:
     params: the parameters.
 
   Returns:
-    A `State` of `tx_to`.
+    A `State` of `tx_to` that shares no buffer with `state`: either can be donated.
 
   Raises:
     ValueError: if the second moments cannot be converted (one is a sum, or stands without a mean, or is missing), if
@@ -62,8 +68,8 @@ def warm_start(state: State, tx_from: Any, tx_to: Any, params: Any) -> State:
     >>> int(interop.warm_start(state, adam, adabelief, w).count)
     1
   """
-  reading, target = Reading(lines_of('tx_from', tx_from)), Reading(lines_of('tx_to', tx_to))
-  check_state(state, jax.eval_shape(tx_from.init, params))
+  reading, target = Reading(lines_of('tx_from', tx_from, _HINT)), Reading(lines_of('tx_to', tx_to, _HINT))
+  check_state(state, tx_from, params)
   state, plain = decode_state(state, tx_from), compose(tx_to, store='float32')
   fresh = plain.init(params)
   slots = {**fresh.slots, **{name: tree for name, tree in state.slots.items() if name in fresh.slots}}
@@ -85,21 +91,27 @@ def warm_start(state: State, tx_from: Any, tx_to: Any, params: Any) -> State:
 # What recipes mean by their slots.
 
 
-def _kind(reading: Reading) -> str | None:
+def _kind(reading: Reading) -> type[Line] | None:
   """The line that keeps the second moment."""
   return next((kind for kind in _KINDS if reading.has(kind)), None)
 
 
+def _word(reading: Reading) -> str:
+  """The same in words."""
+  line = reading.line(*_KINDS)
+  return 'none' if line is None else line.name
+
+
 def _maximum(reading: Reading) -> str | None:
   """Of what the maximum is taken."""
-  if not reading.has('running_max'):
+  if not reading.has(RunningMax):
     return None
-  return 'corrected' if reading.before('bias_correct', 'running_max') else 'raw'
+  return 'corrected' if reading.before(BiasCorrect, RunningMax) else 'raw'
 
 
 def _check_momentum(reading: Reading, target: Reading) -> None:
   """The buffers of both must have the learning rate in them, or neither."""
-  inside = [r.before('scale_by_learning_rate', 'heavy_ball') for r in (reading, target) if r.has('heavy_ball')]
+  inside = [r.before(ScaleByLearningRate, HeavyBall) for r in (reading, target) if r.has(HeavyBall)]
   if len(set(inside)) > 1:
     words = ['' if has else 'not ' for has in inside]
     raise ValueError(
@@ -118,14 +130,14 @@ def _check_complex(slots: Any, fresh: Any) -> None:
 def _conversion(reading: Reading, state: State, target: Reading, new: State) -> Callable[[Any, Any], Any]:
   """(nu, mu) of one recipe -> nu of the other."""
   kinds = {_kind(reading): (reading, state), _kind(target): (target, new)}
-  if set(kinds) != {'belief', 'second_moment'} or not all(r.has('first_moment') for r, _ in kinds.values()):
+  if set(kinds) != {Belief, SecondMoment} or not all(r.has(FirstMoment) for r, _ in kinds.values()):
     raise ValueError(
-      f'the second moment of tx_from ({_kind(reading)}) cannot become that of tx_to ({_kind(target)}): it must be a '
+      f'the second moment of tx_from ({_word(reading)}) cannot become that of tx_to ({_word(target)}): it must be a '
       'belief or a second_moment in both, beside a first_moment.'
     )
-  ratio = _ratio(kinds['belief'][0], kinds['second_moment'][0], state.count)
-  least = _variance_of_mean(kinds['second_moment'][0], state.count)
-  floor = _stored_eps(*kinds['belief'])
+  ratio = _ratio(kinds[Belief][0], kinds[SecondMoment][0], state.count)
+  least = _variance_of_mean(kinds[SecondMoment][0], state.count)
+  floor = _stored_eps(*kinds[Belief])
   mass1, mass2, new_mass2 = _mass(reading, 'b1', state), _mass(reading, 'b2', state), _mass(target, 'b2', new)
   divide = formulas.safe_divide  # before the first step there is nothing, and its mass is 0
 
@@ -136,42 +148,43 @@ def _conversion(reading: Reading, state: State, target: Reading, new: State) -> 
   def to_second_moment(s: Any, m: Any) -> Any:
     return (divide(jnp.maximum(s - floor, 0), mass2) / ratio + divide(m, mass1) ** 2) * new_mass2
 
-  return functools.partial(by_parts, to_belief if _kind(target) == 'belief' else to_second_moment)
+  return functools.partial(by_parts, to_belief if _kind(target) is Belief else to_second_moment)
 
 
 def _ratio(belief: Reading, adam: Reading, count: Any) -> float:
   """E[(g - m)^2] of AdaBelief to E[v^ - m^^2] of Adam on noise; b1 where both have the same rate."""
-  rates = [reading.number('first_moment.b1', count=count) for reading in (belief, adam)]
+  rates = [reading.number((FirstMoment, 'b1'), count=count) for reading in (belief, adam)]
   if not all(rates):
     raise ValueError(f'the mean must not be the gradient itself: b1 must be > 0 in tx_from and tx_to, got {rates}.')
-  previous = belief.before('belief', 'first_moment') or belief.first('belief.b1', default=None) is not None
+  previous = belief.before(Belief, FirstMoment) or belief.first((Belief, 'b1'), default=None) is not None
   residual = 1 if previous else rates[0] ** 2
   return residual / (1 + rates[0]) * (1 + rates[1]) / rates[1]
 
 
 def _variance_of_mean(adam: Reading, count: Any) -> float:
   """The variance of the mean of independent gradients, relative to theirs: what v^ - m^^2 cannot resolve."""
-  b1 = adam.number('first_moment.b1', count=count)
+  b1 = adam.number((FirstMoment, 'b1'), count=count)
   return (1 - b1) / (1 + b1)
 
 
 def _stored_eps(belief: Reading, state: State) -> Any:
   """What all the eps that were stored have become: the floor of s before its correction."""
   value = lambda field: at(belief.first(field, default=0.0), state.count)
-  floor = floor_of(value('belief.eps_root'), value('belief.b2')) * _mass(belief, 'b2', state)
-  if not belief.has('store_eps_when_tractable'):
+  floor = floor_of(value((Belief, 'eps_root')), value((Belief, 'b2'))) * _mass(belief, 'b2', state)
+  if not belief.has(StoreEpsWhenTractable):
     return floor
-  b2 = belief.number('belief.b2', count=state.count)  # ranger_adabelief stores eps from its first adaptive step on
-  first = formulas.first_tractable_step(b2, belief.number('store_eps_when_tractable.threshold', count=state.count))
+  b2 = belief.number((Belief, 'b2'), count=state.count)  # ranger_adabelief stores eps from its first adaptive step on
+  first = formulas.first_tractable_step(b2, belief.number((StoreEpsWhenTractable, 'threshold'), count=state.count))
   steps = 0 if first is None else jnp.maximum(state.count - first + 1, 0)
   mass = formulas.bias_mass(jnp.asarray(steps * formulas.decay_exponent(b2)))
-  return floor + floor_of(value('store_eps_when_tractable.eps'), b2) * mass
+  return floor + floor_of(value((StoreEpsWhenTractable, 'eps')), b2) * mass
 
 
 # The age of averages.
 
 
-_RATES = {'b1': ('first_moment.b1',), 'b2': ('belief.b2', 'second_moment.b2')}
+_BLOCK = 2**16  # so many steps at once
+_RATES = {'b1': ((FirstMoment, 'b1'),), 'b2': ((Belief, 'b2'), (SecondMoment, 'b2'))}
 
 
 def _mass(reading: Reading, name: str, state: State) -> Any:
@@ -185,7 +198,13 @@ def _mass(reading: Reading, name: str, state: State) -> Any:
 
 
 def _age_after(target: Reading, name: str, state: State, age: tuple[Any, Any]) -> tuple[Any, Any]:
-  """The age of a scheduled rate after as many steps of its schedule, in the form of `age`."""
+  """The age of a scheduled rate after as many steps of its schedule, in the form of `age`; summed in blocks."""
   line = next(line for line in target.lines if name in line.ages and callable(line.fields()[name]))
-  rates = jax.vmap(line.fields()[name])(jnp.arange(int(state.count)))
-  return jnp.sum(formulas.decay_exponent(rates)).astype(age[0].dtype), age[1]
+  rates = jax.vmap(line.fields()[name])
+
+  def add(block: Any, total: tuple[Any, Any]) -> tuple[Any, Any]:
+    steps = block * _BLOCK + jnp.arange(_BLOCK)
+    exponents = jnp.where(steps < state.count, formulas.decay_exponent(jnp.asarray(rates(steps))), 0)
+    return formulas.two_sum(total, jnp.sum(exponents).astype(age[0].dtype))
+
+  return jax.lax.fori_loop(0, -(-state.count // _BLOCK), add, age)

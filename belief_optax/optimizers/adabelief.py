@@ -4,9 +4,8 @@ import optax
 
 from belief_optax import pieces
 from belief_optax.core import Recipe, compose, when
-from belief_optax.core.vocabulary import Mask, Residual, WeightDecayMode, checked
+from belief_optax.core.vocabulary import Mask, Residual, StoreLike, WeightDecayMode, checked
 from belief_optax.optimizers.descend import descend, normalized
-from belief_optax.stores import StoreLike
 
 
 def scale_by_belief(
@@ -31,18 +30,18 @@ def scale_by_belief(
     u_t = \frac{m_t / (1-b_1^t)}{\sqrt{s_t / (1-b_2^t)} + \varepsilon}
 
   Args:
-    b1: decay rate of the mean in [0, 1): number, scalar array or schedule.
-    b2: decay rate of the belief in [0, 1): number, scalar array or schedule.
-    eps: added to the root, >= 0.
-    eps_root: added to s at every step, >= 0.
-    nesterov: whether the numerator is the look-ahead mean.
-    rectify: whether to rectify the variance of the first steps.
+    b1: decay rate of the mean: a number in [0, 1), a scalar array or a schedule.
+    b2: decay rate of the second moment: a number in [0, 1), a scalar array or a schedule.
+    eps: added to the root: 0 or a finite number >= 1.175e-38, a scalar array or a schedule.
+    eps_root: added to s at every step: a number >= 0, a scalar array or a schedule.
+    nesterov: whether to look ahead by one step, as Nesterov's momentum does.
+    rectify: whether to rectify the variance of the first steps (RAdam's r_t).
     degenerate_to_sgd: whether the steps before rectification is possible are the mean (True), whose length is that of
-      the gradient, or none (False); only with `rectify`.
-    amsgrad: whether s is replaced by the largest s so far, before bias correction.
-    residual: `'current'` for $g_t - m_t$, `'debiased'` for $g_t - m_t/(1-b_1^t)$, `'previous'` for $g_t - m_{t-1}$.
-      The debiased residual of the first step is 0: give `eps_root` a weight, or that step is huge.
-    eps_scaled: whether the bias correction applies to the step instead of the moments ("eps-hat").
+      the gradient, or none (False).
+    amsgrad: whether s is replaced by the largest s so far, before bias correction; also with `rectify`.
+    residual: `'current'` for $g_t - m_t$, `'debiased'` for $g_t - m_t/(1-b_1^t)$, `'previous'` for $g_t - m_{t-1}$. The
+      debiased residual of the first step is 0: give `eps_root` a weight, or that step is huge.
+    eps_scaled: whether bias correction applies to the step instead of the moments ("eps-hat").
     store: how the slots are kept between the steps: `'float32'`, `'params'`, `'bfloat16'`, `'packed16'`, `'int8'`,
       `'int4'`, a `stores.Store`, or a mapping from slots to one of these.
 
@@ -65,7 +64,7 @@ def scale_by_belief(
 
   References:
     Zhuang et al., AdaBelief (https://arxiv.org/abs/2010.07468), Algorithm 2.
-  """
+  """  # own words: eps_root
   checked(residual=residual, nesterov=nesterov, amsgrad=amsgrad, rectify=rectify)
   debiased = residual == 'debiased'
   return compose(
@@ -116,23 +115,24 @@ def adabelief(
   by default and 3.2e-3, close to SGD, at eps_root = 1e-8. AdaBelief's eps corresponds to the square of Adam's.
 
   Args:
-    learning_rate: alpha >= 0: number, scalar array or schedule.
-    b1: decay rate of the mean in [0, 1): number, scalar array or schedule.
-    b2: decay rate of the belief in [0, 1): number, scalar array or schedule.
-    eps: added to the root, >= 0.
-    eps_root: added to s at every step, >= 0.
-    weight_decay: w >= 0: number, scalar array or schedule; 0 for none.
-    weight_decay_mask: which parameters decay: a tree of bools, a prefix of one, or a callable of params; None for all.
-    weight_decay_mode: `'decoupled'` (learning rate times w), `'l2'` (into the gradient, before the moments), `'fixed'`
-      (w alone) or `'independent'` (w times the learning rate relative to its first value).
+    learning_rate: step size alpha: a finite number >= 0, a scalar array (can change without recompiling) or a schedule
+      `count -> value`, whose first count is 0.
+    b1: decay rate of the mean: a number in [0, 1), a scalar array or a schedule.
+    b2: decay rate of the second moment: a number in [0, 1), a scalar array or a schedule.
+    eps: added to the root: 0 or a finite number >= 1.175e-38, a scalar array or a schedule.
+    eps_root: added to s at every step: a number >= 0, a scalar array or a schedule.
+    weight_decay: weight decay w (0 for none): a finite number >= 0, a scalar array or a schedule.
+    weight_decay_mask: what decays: a tree of bools, a prefix of one, or a callable `params -> mask`; None for all.
+    weight_decay_mode: how parameters decay: by the learning rate times w (`'decoupled'`), through the gradient
+      (`'l2'`), by w alone (`'fixed'`), or by w times the learning rate relative to its first value (`'independent'`).
     rectify: whether to rectify the variance of the first steps (RAdam's r_t).
     degenerate_to_sgd: whether the steps before rectification is possible are the mean (True), whose length is that of
-      the gradient, or none (False); only with `rectify`.
-    amsgrad: whether s is replaced by the largest s so far, before bias correction; honoured under rectification.
-    nesterov: whether the numerator is the look-ahead mean.
-    residual: `'current'` for $g_t - m_t$, `'debiased'` for $g_t - m_t/(1-b_1^t)$, `'previous'` for $g_t - m_{t-1}$.
-      The debiased residual of the first step is 0: give `eps_root` a weight, or that step is huge.
-    eps_scaled: whether the bias correction applies to the step instead of the moments ("eps-hat").
+      the gradient, or none (False).
+    amsgrad: whether s is replaced by the largest s so far, before bias correction; also with `rectify`.
+    nesterov: whether to look ahead by one step, as Nesterov's momentum does.
+    residual: `'current'` for $g_t - m_t$, `'debiased'` for $g_t - m_t/(1-b_1^t)$, `'previous'` for $g_t - m_{t-1}$. The
+      debiased residual of the first step is 0: give `eps_root` a weight, or that step is huge.
+    eps_scaled: whether bias correction applies to the step instead of the moments ("eps-hat").
     store: how the slots are kept between the steps: `'float32'`, `'params'`, `'bfloat16'`, `'packed16'`, `'int8'`,
       `'int4'`, a `stores.Store`, or a mapping from slots to one of these.
 
@@ -158,7 +158,7 @@ def adabelief(
   References:
     Zhuang et al., AdaBelief (https://arxiv.org/abs/2010.07468), Algorithm 2; Liu et al., RAdam
     (https://arxiv.org/abs/1908.03265), Algorithm 2.
-  """
+  """  # own words: eps_root
   direction = scale_by_belief(
     b1,
     b2,

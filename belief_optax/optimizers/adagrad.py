@@ -1,11 +1,10 @@
 """Adagrad: the gradient divided by the root of the sum of all squares."""
 
-from typing import Any
-
 import optax
 
 from belief_optax import pieces
-from belief_optax.core import EPSILON, NONNEGATIVE, Recipe, compose, flag, hyperparameter
+from belief_optax.core import NONNEGATIVE, Recipe, compose, flag, hyperparameter
+from belief_optax.core.vocabulary import Mask, StoreLike, WeightDecayMode, checked
 from belief_optax.optimizers.descend import descend
 
 
@@ -26,14 +25,16 @@ def adagrad(
     v_t = v_{t-1} + |g_t|^2, \qquad \theta_t = \theta_{t-1} - \alpha_t \frac{g_t}{\sqrt{v_t + \varepsilon}}
 
   Args:
-    learning_rate: alpha >= 0: number, scalar array or schedule.
-    initial_accumulator_value: the value of v before the first step, >= 0 (0 in torch).
-    eps: added under the root or to it, >= 0.
-    eps_in_sqrt: whether eps is added under the root (optax) or to it (torch).
-    weight_decay: w >= 0: number, scalar array or schedule; 0 for none.
-    weight_decay_mask: which parameters decay: a tree of bools, a prefix of one, or a callable of params; None for all.
-    weight_decay_mode: `'decoupled'` (learning rate times w), `'l2'` (into the gradient, before the moments), `'fixed'`
-      (w alone) or `'independent'` (w times the learning rate relative to its first value).
+    learning_rate: step size alpha: a finite number >= 0, a scalar array (can change without recompiling) or a schedule
+      `count -> value`, whose first count is 0.
+    initial_accumulator_value: the value of v before the first step (0 in torch): a finite number >= 0, a scalar array
+      or a schedule.
+    eps: added under the root or to it, as `eps_in_sqrt` says: a number >= 0, a scalar array or a schedule.
+    eps_in_sqrt: whether eps is added under the root (optax, TensorFlow) or to it (torch).
+    weight_decay: weight decay w (0 for none): a finite number >= 0, a scalar array or a schedule.
+    weight_decay_mask: what decays: a tree of bools, a prefix of one, or a callable `params -> mask`; None for all.
+    weight_decay_mode: how parameters decay: by the learning rate times w (`'decoupled'`), through the gradient
+      (`'l2'`), by w alone (`'fixed'`), or by w times the learning rate relative to its first value (`'independent'`).
     store: how the slots are kept between the steps: `'float32'`, `'params'`, `'bfloat16'`, `'packed16'`, `'int8'`,
       `'int4'`, a `stores.Store`, or a mapping from slots to one of these.
 
@@ -55,8 +56,8 @@ def adagrad(
 
   References:
     Duchi et al., Adaptive subgradient methods (JMLR 12, 2011), section 1.1.
-  """
-  eps = hyperparameter('eps', eps, EPSILON)
+  """  # own words: eps
+  (eps,) = checked(eps=eps)
   initial = hyperparameter('initial_accumulator_value', initial_accumulator_value, NONNEGATIVE)
   direction = compose(
     pieces.accumulate_squares(initial),

@@ -5,7 +5,8 @@ from typing import Any
 import optax
 
 from belief_optax import pieces
-from belief_optax.core import Recipe, compose, flag, state_dtype, when
+from belief_optax.core import Recipe, compose, when
+from belief_optax.core.vocabulary import DTypeLike, Mask, StoreLike, WeightDecayMode, checked
 from belief_optax.optimizers.descend import descend, normalized
 
 
@@ -13,13 +14,13 @@ def _direction(
   b1: Any, b2: Any, eps: Any, eps_root: Any, mu_dtype: Any, nesterov: bool, bias_correction: bool, eps_scaled: bool
 ) -> Recipe:
   """m^ / (sqrt(v^) + eps), the direction of all four."""
-  bias_correction = flag('bias_correction', bias_correction)
-  if flag('eps_scaled', eps_scaled) and not bias_correction:
+  checked(bias_correction=bias_correction, eps_scaled=eps_scaled, nesterov=nesterov)
+  if eps_scaled and not bias_correction:
     raise ValueError('eps_scaled=True is a kind of bias correction, but bias_correction=False.')
   return compose(
-    pieces.first_moment(b1, state_dtype('mu_dtype', mu_dtype)),
+    pieces.first_moment(b1, *checked(mu_dtype=mu_dtype)),
     pieces.second_moment(b2),
-    *when(flag('nesterov', nesterov), pieces.nesterov(b1, debias=bias_correction)),
+    *when(nesterov, pieces.nesterov(b1, debias=bias_correction)),
     normalized(None if nesterov else b1, b2, eps, eps_root, eps_scaled=eps_scaled)
     if bias_correction
     else pieces.precondition(eps, eps_root),
@@ -48,20 +49,23 @@ def adam(
     m_t = b_1 m_{t-1} + (1-b_1) g_t, \qquad v_t = b_2 v_{t-1} + (1-b_2) |g_t|^2, \qquad
     \theta_t = \theta_{t-1} - \alpha_t \frac{m_t / (1-b_1^t)}{\sqrt{v_t / (1-b_2^t) + \varepsilon_{root}} + \varepsilon}
 
+  With ``bias_correction=False`` it is BERT's Adam.
+
   Args:
-    learning_rate: alpha >= 0: number, scalar array or schedule.
-    b1: decay rate of the mean in [0, 1): number, scalar array or schedule.
-    b2: decay rate of the second moment in [0, 1): number, scalar array or schedule.
-    eps: added to the root, >= 0.
-    eps_root: added under the root, >= 0.
-    mu_dtype: the dtype in which the mean is kept, by name or dtype; None for float32, or wider where the parameter is.
-    nesterov: whether the numerator is the look-ahead mean.
-    bias_correction: whether the moments are corrected; False is BERT's Adam.
-    eps_scaled: whether the bias correction applies to the step instead of the moments ("eps-hat").
-    weight_decay: w >= 0: number, scalar array or schedule; 0 for none.
-    weight_decay_mask: which parameters decay: a tree of bools, a prefix of one, or a callable of params; None for all.
-    weight_decay_mode: `'decoupled'` (learning rate times w), `'l2'` (into the gradient, before the moments), `'fixed'`
-      (w alone) or `'independent'` (w times the learning rate relative to its first value).
+    learning_rate: step size alpha: a finite number >= 0, a scalar array (can change without recompiling) or a schedule
+      `count -> value`, whose first count is 0.
+    b1: decay rate of the mean: a number in [0, 1), a scalar array or a schedule.
+    b2: decay rate of the second moment: a number in [0, 1), a scalar array or a schedule.
+    eps: added to the root: 0 or a finite number >= 1.175e-38, a scalar array or a schedule.
+    eps_root: added under the root: 0 or a finite number >= 1.175e-38, a scalar array or a schedule.
+    mu_dtype: dtype of the stored mean, by name or dtype; None for float32, or wider where the parameter is wider.
+    nesterov: whether to look ahead by one step, as Nesterov's momentum does.
+    bias_correction: whether the moments are corrected for their start at zero.
+    eps_scaled: whether bias correction applies to the step instead of the moments ("eps-hat").
+    weight_decay: weight decay w (0 for none): a finite number >= 0, a scalar array or a schedule.
+    weight_decay_mask: what decays: a tree of bools, a prefix of one, or a callable `params -> mask`; None for all.
+    weight_decay_mode: how parameters decay: by the learning rate times w (`'decoupled'`), through the gradient
+      (`'l2'`), by w alone (`'fixed'`), or by w times the learning rate relative to its first value (`'independent'`).
     store: how the slots are kept between the steps: `'float32'`, `'params'`, `'bfloat16'`, `'packed16'`, `'int8'`,
       `'int4'`, a `stores.Store`, or a mapping from slots to one of these.
 
@@ -116,19 +120,20 @@ def adamw(
   paper by the schedule alone (`'independent'`).
 
   Args:
-    learning_rate: alpha >= 0: number, scalar array or schedule.
-    b1: decay rate of the mean in [0, 1): number, scalar array or schedule.
-    b2: decay rate of the second moment in [0, 1): number, scalar array or schedule.
-    eps: added to the root, >= 0.
-    eps_root: added under the root, >= 0.
-    mu_dtype: the dtype in which the mean is kept, by name or dtype; None for float32, or wider where the parameter is.
-    weight_decay: w >= 0: number, scalar array or schedule; 0 for none.
-    mask: which parameters decay: a tree of bools, a prefix of one, or a callable of params; None for all.
-    nesterov: whether the numerator is the look-ahead mean.
-    bias_correction: whether the moments are corrected; False is BERT's Adam.
-    eps_scaled: whether the bias correction applies to the step instead of the moments ("eps-hat").
-    weight_decay_mode: `'decoupled'` (learning rate times w), `'l2'` (into the gradient, before the moments), `'fixed'`
-      (w alone) or `'independent'` (w times the learning rate relative to its first value).
+    learning_rate: step size alpha: a finite number >= 0, a scalar array (can change without recompiling) or a schedule
+      `count -> value`, whose first count is 0.
+    b1: decay rate of the mean: a number in [0, 1), a scalar array or a schedule.
+    b2: decay rate of the second moment: a number in [0, 1), a scalar array or a schedule.
+    eps: added to the root: 0 or a finite number >= 1.175e-38, a scalar array or a schedule.
+    eps_root: added under the root: 0 or a finite number >= 1.175e-38, a scalar array or a schedule.
+    mu_dtype: dtype of the stored mean, by name or dtype; None for float32, or wider where the parameter is wider.
+    weight_decay: weight decay w (0 for none): a finite number >= 0, a scalar array or a schedule.
+    mask: what decays: a tree of bools, a prefix of one, or a callable `params -> mask`; None for all.
+    nesterov: whether to look ahead by one step, as Nesterov's momentum does.
+    bias_correction: whether the moments are corrected for their start at zero.
+    eps_scaled: whether bias correction applies to the step instead of the moments ("eps-hat").
+    weight_decay_mode: how parameters decay: by the learning rate times w (`'decoupled'`), through the gradient
+      (`'l2'`), by w alone (`'fixed'`), or by w times the learning rate relative to its first value (`'independent'`).
     store: how the slots are kept between the steps: `'float32'`, `'params'`, `'bfloat16'`, `'packed16'`, `'int8'`,
       `'int4'`, a `stores.Store`, or a mapping from slots to one of these.
 
@@ -182,18 +187,19 @@ def nadam(
   with the moments of `adam`.
 
   Args:
-    learning_rate: alpha >= 0: number, scalar array or schedule.
-    b1: decay rate of the mean in [0, 1): number, scalar array or schedule.
-    b2: decay rate of the second moment in [0, 1): number, scalar array or schedule.
-    eps: added to the root, >= 0.
-    eps_root: added under the root, >= 0.
-    mu_dtype: the dtype in which the mean is kept, by name or dtype; None for float32, or wider where the parameter is.
-    bias_correction: whether the moments are corrected; False is BERT's Adam.
-    eps_scaled: whether the bias correction applies to the step instead of the moments ("eps-hat").
-    weight_decay: w >= 0: number, scalar array or schedule; 0 for none.
-    weight_decay_mask: which parameters decay: a tree of bools, a prefix of one, or a callable of params; None for all.
-    weight_decay_mode: `'decoupled'` (learning rate times w), `'l2'` (into the gradient, before the moments), `'fixed'`
-      (w alone) or `'independent'` (w times the learning rate relative to its first value).
+    learning_rate: step size alpha: a finite number >= 0, a scalar array (can change without recompiling) or a schedule
+      `count -> value`, whose first count is 0.
+    b1: decay rate of the mean: a number in [0, 1), a scalar array or a schedule.
+    b2: decay rate of the second moment: a number in [0, 1), a scalar array or a schedule.
+    eps: added to the root: 0 or a finite number >= 1.175e-38, a scalar array or a schedule.
+    eps_root: added under the root: 0 or a finite number >= 1.175e-38, a scalar array or a schedule.
+    mu_dtype: dtype of the stored mean, by name or dtype; None for float32, or wider where the parameter is wider.
+    bias_correction: whether the moments are corrected for their start at zero.
+    eps_scaled: whether bias correction applies to the step instead of the moments ("eps-hat").
+    weight_decay: weight decay w (0 for none): a finite number >= 0, a scalar array or a schedule.
+    weight_decay_mask: what decays: a tree of bools, a prefix of one, or a callable `params -> mask`; None for all.
+    weight_decay_mode: how parameters decay: by the learning rate times w (`'decoupled'`), through the gradient
+      (`'l2'`), by w alone (`'fixed'`), or by w times the learning rate relative to its first value (`'independent'`).
     store: how the slots are kept between the steps: `'float32'`, `'params'`, `'bfloat16'`, `'packed16'`, `'int8'`,
       `'int4'`, a `stores.Store`, or a mapping from slots to one of these.
 
@@ -247,18 +253,19 @@ def nadamw(
   with the look-ahead mean of `nadam`.
 
   Args:
-    learning_rate: alpha >= 0: number, scalar array or schedule.
-    b1: decay rate of the mean in [0, 1): number, scalar array or schedule.
-    b2: decay rate of the second moment in [0, 1): number, scalar array or schedule.
-    eps: added to the root, >= 0.
-    eps_root: added under the root, >= 0.
-    mu_dtype: the dtype in which the mean is kept, by name or dtype; None for float32, or wider where the parameter is.
-    weight_decay: w >= 0: number, scalar array or schedule; 0 for none.
-    mask: which parameters decay: a tree of bools, a prefix of one, or a callable of params; None for all.
-    bias_correction: whether the moments are corrected; False is BERT's Adam.
-    eps_scaled: whether the bias correction applies to the step instead of the moments ("eps-hat").
-    weight_decay_mode: `'decoupled'` (learning rate times w), `'l2'` (into the gradient, before the moments), `'fixed'`
-      (w alone) or `'independent'` (w times the learning rate relative to its first value).
+    learning_rate: step size alpha: a finite number >= 0, a scalar array (can change without recompiling) or a schedule
+      `count -> value`, whose first count is 0.
+    b1: decay rate of the mean: a number in [0, 1), a scalar array or a schedule.
+    b2: decay rate of the second moment: a number in [0, 1), a scalar array or a schedule.
+    eps: added to the root: 0 or a finite number >= 1.175e-38, a scalar array or a schedule.
+    eps_root: added under the root: 0 or a finite number >= 1.175e-38, a scalar array or a schedule.
+    mu_dtype: dtype of the stored mean, by name or dtype; None for float32, or wider where the parameter is wider.
+    weight_decay: weight decay w (0 for none): a finite number >= 0, a scalar array or a schedule.
+    mask: what decays: a tree of bools, a prefix of one, or a callable `params -> mask`; None for all.
+    bias_correction: whether the moments are corrected for their start at zero.
+    eps_scaled: whether bias correction applies to the step instead of the moments ("eps-hat").
+    weight_decay_mode: how parameters decay: by the learning rate times w (`'decoupled'`), through the gradient
+      (`'l2'`), by w alone (`'fixed'`), or by w times the learning rate relative to its first value (`'independent'`).
     store: how the slots are kept between the steps: `'float32'`, `'params'`, `'bfloat16'`, `'packed16'`, `'int8'`,
       `'int4'`, a `stores.Store`, or a mapping from slots to one of these.
 

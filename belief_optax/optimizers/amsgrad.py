@@ -1,12 +1,15 @@
 """AMSGrad: Adam whose second moment never falls."""
 
-from typing import Any
+from typing import Literal
 
 import optax
 
 from belief_optax import pieces
-from belief_optax.core import Recipe, choice, compose, flag, state_dtype, when
+from belief_optax.core import Recipe, choice, compose, flag, when
+from belief_optax.core.vocabulary import DTypeLike, Mask, StoreLike, WeightDecayMode, checked
 from belief_optax.optimizers.descend import descend
+
+MaxOf = Literal['corrected', 'raw']
 
 
 def amsgrad(
@@ -19,7 +22,7 @@ def amsgrad(
   bias_correction_mu: bool = True,
   bias_correction_nu: bool = True,
   *,
-  max_of: str = 'corrected',
+  max_of: MaxOf = 'corrected',
   weight_decay: optax.ScalarOrSchedule = 0.0,
   weight_decay_mask: Mask | None = None,
   weight_decay_mode: WeightDecayMode = 'decoupled',
@@ -36,19 +39,20 @@ def amsgrad(
   torch's.
 
   Args:
-    learning_rate: alpha >= 0: number, scalar array or schedule.
-    b1: decay rate of the mean in [0, 1): number, scalar array or schedule.
-    b2: decay rate of the second moment in [0, 1): number, scalar array or schedule.
-    eps: added to the root, >= 0.
-    eps_root: added under the root, >= 0.
-    mu_dtype: the dtype in which the mean is kept, by name or dtype; None for float32, or wider where the parameter is.
+    learning_rate: step size alpha: a finite number >= 0, a scalar array (can change without recompiling) or a schedule
+      `count -> value`, whose first count is 0.
+    b1: decay rate of the mean: a number in [0, 1), a scalar array or a schedule.
+    b2: decay rate of the second moment: a number in [0, 1), a scalar array or a schedule.
+    eps: added to the root: 0 or a finite number >= 1.175e-38, a scalar array or a schedule.
+    eps_root: added under the root: 0 or a finite number >= 1.175e-38, a scalar array or a schedule.
+    mu_dtype: dtype of the stored mean, by name or dtype; None for float32, or wider where the parameter is wider.
     bias_correction_mu: whether the mean is corrected.
     bias_correction_nu: whether the second moment is corrected.
     max_of: `'corrected'`: the maximum is taken after bias correction; `'raw'`: before it, and then corrected.
-    weight_decay: w >= 0: number, scalar array or schedule; 0 for none.
-    weight_decay_mask: which parameters decay: a tree of bools, a prefix of one, or a callable of params; None for all.
-    weight_decay_mode: `'decoupled'` (learning rate times w), `'l2'` (into the gradient, before the moments), `'fixed'`
-      (w alone) or `'independent'` (w times the learning rate relative to its first value).
+    weight_decay: weight decay w (0 for none): a finite number >= 0, a scalar array or a schedule.
+    weight_decay_mask: what decays: a tree of bools, a prefix of one, or a callable `params -> mask`; None for all.
+    weight_decay_mode: how parameters decay: by the learning rate times w (`'decoupled'`), through the gradient
+      (`'l2'`), by w alone (`'fixed'`), or by w times the learning rate relative to its first value (`'independent'`).
     store: how the slots are kept between the steps: `'float32'`, `'params'`, `'bfloat16'`, `'packed16'`, `'int8'`,
       `'int4'`, a `stores.Store`, or a mapping from slots to one of these.
 
@@ -74,17 +78,13 @@ def amsgrad(
   References:
     Reddi et al., On the convergence of Adam and beyond (https://arxiv.org/abs/1904.09237), Algorithm 2.
   """
-  rates = (
-    b1 if flag('bias_correction_mu', bias_correction_mu) else None,
-    b2 if flag('bias_correction_nu', bias_correction_nu) else None,
-  )
-  correct = when(bias_correction_mu or bias_correction_nu, pieces.bias_correct(*rates))
-  largest = (pieces.running_max(),)
-  raw = choice('max_of', max_of, ('corrected', 'raw')) == 'raw'
+  rate1 = b1 if flag('bias_correction_mu', bias_correction_mu) else None
+  rate2 = b2 if flag('bias_correction_nu', bias_correction_nu) else None
+  corrected = *when(bias_correction_mu or bias_correction_nu, pieces.bias_correct(rate1, rate2)), pieces.running_max()
   direction = compose(
-    pieces.first_moment(b1, state_dtype('mu_dtype', mu_dtype)),
+    pieces.first_moment(b1, *checked(mu_dtype=mu_dtype)),
     pieces.second_moment(b2),
-    *(largest + correct if raw else correct + largest),
+    *(corrected if choice('max_of', max_of, MaxOf) == 'corrected' else reversed(corrected)),
     pieces.precondition(eps, eps_root),
   )
   return descend(direction, learning_rate, weight_decay, weight_decay_mask, weight_decay_mode, store=store)

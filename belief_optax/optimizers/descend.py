@@ -8,17 +8,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from belief_optax.core import NONNEGATIVE, Recipe, choice, compose, flag, hyperparameter, is_array, is_zero, normal_mask
-from belief_optax.pieces import (
-  add_decayed_weights,
-  bias_correct,
-  bias_correct_step,
-  precondition,
-  scale,
-  scale_by_learning_rate,
-)
-
-WEIGHT_DECAY_MODES = ('decoupled', 'l2', 'fixed', 'independent')
+from belief_optax import pieces
+from belief_optax.core import Recipe, compose, flag, is_array, is_zero
+from belief_optax.core.vocabulary import checked
 
 
 def normalized(b1: Any, b2: Any, eps: Any, eps_root: Any = 0.0, *, eps_scaled: bool = False) -> Recipe:
@@ -27,8 +19,8 @@ def normalized(b1: Any, b2: Any, eps: Any, eps_root: Any = 0.0, *, eps_scaled: b
   `b1=None` says that the mean is corrected already.
   """
   if flag('eps_scaled', eps_scaled):
-    return compose(precondition(eps, eps_root), bias_correct_step(b1, b2))
-  return compose(bias_correct(b1, b2), precondition(eps, eps_root))
+    return compose(pieces.precondition(eps, eps_root), pieces.bias_correct_step(b1, b2))
+  return compose(pieces.bias_correct(b1, b2), pieces.precondition(eps, eps_root))
 
 
 def descend(
@@ -50,26 +42,25 @@ def descend(
   - fixed: a_t u + w p is subtracted;
   - independent: a_t u + (a_t / a_0) w p is subtracted.
   """
-  choice('weight_decay_mode', mode, WEIGHT_DECAY_MODES)
-  learning_rate = hyperparameter('learning_rate', learning_rate, NONNEGATIVE)
-  weight_decay = hyperparameter('weight_decay', weight_decay, NONNEGATIVE)
-  mask = normal_mask(mask_name, mask)
+  _, mask = checked(weight_decay_mode=mode, **{mask_name: mask})
+  learning_rate, weight_decay = checked(learning_rate=learning_rate, weight_decay=weight_decay)
   momentum = momentum or compose()
   kept = functools.partial(compose, store=store)
+  descent, minus = pieces.scale_by_learning_rate(learning_rate), pieces.scale(-1.0)
   if is_zero(weight_decay):
-    return kept(direction, scale_by_learning_rate(learning_rate), momentum)
-  decay = add_decayed_weights(weight_decay, mask)
+    return kept(direction, descent, momentum)
+  decay = pieces.add_decayed_weights(weight_decay, mask)
   if mode == 'l2':
-    return kept(decay, direction, scale_by_learning_rate(learning_rate), momentum)
+    return kept(decay, direction, descent, momentum)
   if mode == 'decoupled' and not momentum.lines:
-    return kept(direction, decay, scale_by_learning_rate(learning_rate))
+    return kept(direction, decay, descent)
   if mode == 'decoupled':
-    decay = add_decayed_weights(weight_decay, mask, learning_rate)
+    decay = pieces.add_decayed_weights(weight_decay, mask, learning_rate)
   if mode == 'independent':
-    decay = add_decayed_weights(weight_decay, mask, relative(learning_rate, "weight_decay_mode='independent'"))
+    decay = pieces.add_decayed_weights(weight_decay, mask, relative(learning_rate, "weight_decay_mode='independent'"))
   if momentum.lines:  # the buffer has the sign that it has without decay
-    return kept(direction, scale_by_learning_rate(learning_rate), momentum, scale(-1.0), decay, scale(-1.0))
-  return kept(direction, scale_by_learning_rate(learning_rate, flip_sign=False), decay, scale(-1.0))
+    return kept(direction, descent, momentum, minus, decay, minus)
+  return kept(direction, pieces.scale_by_learning_rate(learning_rate, flip_sign=False), decay, minus)
 
 
 @dataclasses.dataclass(frozen=True)

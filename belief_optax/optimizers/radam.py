@@ -1,11 +1,10 @@
 """RAdam: Adam with a rectified start."""
 
-from typing import Any
-
 import optax
 
 from belief_optax import pieces
 from belief_optax.core import Recipe, compose, flag, when
+from belief_optax.core.vocabulary import Mask, StoreLike, WeightDecayMode
 from belief_optax.optimizers.descend import descend, normalized
 
 
@@ -35,22 +34,26 @@ def radam(
   with the moments of `adam` and the rectifier of `rectify`. The branch is right at every step and for every b2.
 
   With ``degenerate_to_sgd=True`` the steps before that are the plain mean, as in `optax.radam` and torch; their length
-  is that of the gradient, so they depend on the scale of the loss (docs/first_steps.md).
+  is that of the gradient, so they depend on the scale of the loss (docs/first_steps.md). ``eps_scaled=True`` is
+  torch's form.
 
   Args:
-    learning_rate: alpha >= 0: number, scalar array or schedule.
-    b1: decay rate of the mean in [0, 1): number, scalar array or schedule.
-    b2: decay rate of the second moment in [0, 1): number, scalar array or schedule.
-    eps: added to the root, >= 0.
-    eps_root: added under the root, >= 0.
-    threshold: the smallest rho_t with an adaptive step, >= 4.
-    nesterov: whether the numerator is the look-ahead mean.
-    degenerate_to_sgd: whether the steps before rectification is possible are the mean (True) or none (False).
-    eps_scaled: whether the bias correction applies to the step instead of the moments ("eps-hat", torch's form).
-    weight_decay: w >= 0: number, scalar array or schedule; 0 for none.
-    weight_decay_mask: which parameters decay: a tree of bools, a prefix of one, or a callable of params; None for all.
-    weight_decay_mode: `'decoupled'` (learning rate times w), `'l2'` (into the gradient, before the moments), `'fixed'`
-      (w alone) or `'independent'` (w times the learning rate relative to its first value).
+    learning_rate: step size alpha: a finite number >= 0, a scalar array (can change without recompiling) or a schedule
+      `count -> value`, whose first count is 0.
+    b1: decay rate of the mean: a number in [0, 1), a scalar array or a schedule.
+    b2: decay rate of the second moment: a number in [0, 1), a scalar array or a schedule.
+    eps: added to the root: 0 or a finite number >= 1.175e-38, a scalar array or a schedule.
+    eps_root: added under the root: 0 or a finite number >= 1.175e-38, a scalar array or a schedule.
+    threshold: smallest rho_t with an adaptive step (5 in the paper's code, 4 in the paper): a finite number >= 4, a
+      scalar array or a schedule.
+    nesterov: whether to look ahead by one step, as Nesterov's momentum does.
+    degenerate_to_sgd: whether the steps before rectification is possible are the mean (True), whose length is that of
+      the gradient, or none (False).
+    eps_scaled: whether bias correction applies to the step instead of the moments ("eps-hat").
+    weight_decay: weight decay w (0 for none): a finite number >= 0, a scalar array or a schedule.
+    weight_decay_mask: what decays: a tree of bools, a prefix of one, or a callable `params -> mask`; None for all.
+    weight_decay_mode: how parameters decay: by the learning rate times w (`'decoupled'`), through the gradient
+      (`'l2'`), by w alone (`'fixed'`), or by w times the learning rate relative to its first value (`'independent'`).
     store: how the slots are kept between the steps: `'float32'`, `'params'`, `'bfloat16'`, `'packed16'`, `'int8'`,
       `'int4'`, a `stores.Store`, or a mapping from slots to one of these.
 

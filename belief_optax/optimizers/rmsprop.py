@@ -1,11 +1,10 @@
 """RMSProp: the gradient divided by the root of its mean square."""
 
-from typing import Any
-
 import optax
 
 from belief_optax import pieces
-from belief_optax.core import DECAY_RATE, EPSILON, MOMENTUM, NONNEGATIVE, Recipe, compose, flag, hyperparameter, when
+from belief_optax.core import NONNEGATIVE, Recipe, compose, flag, hyperparameter, when
+from belief_optax.core.vocabulary import Mask, StoreLike, WeightDecayMode, checked
 from belief_optax.optimizers.descend import descend
 
 
@@ -36,19 +35,21 @@ def rmsprop(
   momentum acts on what the learning rate has scaled, as in optax and TensorFlow; decoupled decay does not enter it.
 
   Args:
-    learning_rate: alpha >= 0: number, scalar array or schedule.
-    decay: d in [0, 1): number, scalar array or schedule.
-    eps: added under the root or to it, >= 0.
-    initial_scale: the value of v before the first step, >= 0 (1 in TensorFlow).
+    learning_rate: step size alpha: a finite number >= 0, a scalar array (can change without recompiling) or a schedule
+      `count -> value`, whose first count is 0.
+    decay: decay rate d: a number in [0, 1), a scalar array or a schedule.
+    eps: added under the root or to it, as `eps_in_sqrt` says: a number >= 0, a scalar array or a schedule.
+    initial_scale: the value of v before the first step (1 in TensorFlow): a finite number >= 0, a scalar array or a
+      schedule.
     eps_in_sqrt: whether eps is added under the root (optax, TensorFlow) or to it (torch).
     centered: whether the mean of the gradient is taken out.
-    momentum: decay of the momentum buffer in [0, 1], or None for no momentum.
-    nesterov: whether the momentum looks ahead; only with `momentum`.
-    bias_correction: whether the moments are corrected.
-    weight_decay: w >= 0: number, scalar array or schedule; 0 for none.
-    weight_decay_mask: which parameters decay: a tree of bools, a prefix of one, or a callable of params; None for all.
-    weight_decay_mode: `'decoupled'` (learning rate times w), `'l2'` (into the gradient, before the moments), `'fixed'`
-      (w alone) or `'independent'` (w times the learning rate relative to its first value).
+    momentum: decay rate d of the momentum buffer: a number in [0, 1], a scalar array or a schedule; None for none.
+    nesterov: whether to look ahead by one step, as Nesterov's momentum does.
+    bias_correction: whether the moments are corrected for their start at zero.
+    weight_decay: weight decay w (0 for none): a finite number >= 0, a scalar array or a schedule.
+    weight_decay_mask: what decays: a tree of bools, a prefix of one, or a callable `params -> mask`; None for all.
+    weight_decay_mode: how parameters decay: by the learning rate times w (`'decoupled'`), through the gradient
+      (`'l2'`), by w alone (`'fixed'`), or by w times the learning rate relative to its first value (`'independent'`).
     store: how the slots are kept between the steps: `'float32'`, `'params'`, `'bfloat16'`, `'packed16'`, `'int8'`,
       `'int4'`, a `stores.Store`, or a mapping from slots to one of these.
 
@@ -71,12 +72,11 @@ def rmsprop(
 
   References:
     Tieleman and Hinton, Lecture 6.5 (2012); Graves (https://arxiv.org/abs/1308.0850), eq. 38-45.
-  """
-  eps = hyperparameter('eps', eps, EPSILON)
-  decay = hyperparameter('decay', decay, DECAY_RATE)
+  """  # own words: eps
+  eps, decay, momentum = checked(eps=eps, decay=decay, momentum=momentum)
   initial_scale = hyperparameter('initial_scale', initial_scale, NONNEGATIVE)
-  bias_correction = flag('bias_correction', bias_correction)
-  if flag('nesterov', nesterov) and momentum is None:
+  checked(bias_correction=bias_correction, nesterov=nesterov, eps_in_sqrt=eps_in_sqrt)
+  if nesterov and momentum is None:
     raise ValueError('nesterov=True needs momentum, but momentum is None.')
   if flag('centered', centered):
     moment = pieces.centered_moment(decay, initial_scale, debias=bias_correction)
@@ -85,9 +85,7 @@ def rmsprop(
   direction = compose(
     moment,
     *when(bias_correction, pieces.bias_correct(b2=decay)),
-    pieces.precondition(0.0, eps) if flag('eps_in_sqrt', eps_in_sqrt) else pieces.precondition(eps),
+    pieces.precondition(0.0, eps) if eps_in_sqrt else pieces.precondition(eps),
   )
-  buffer = None
-  if momentum is not None:
-    buffer = pieces.heavy_ball(hyperparameter('momentum', momentum, MOMENTUM), nesterov)
+  buffer = None if momentum is None else pieces.heavy_ball(momentum, nesterov)
   return descend(direction, learning_rate, weight_decay, weight_decay_mask, weight_decay_mode, buffer, store=store)

@@ -1,14 +1,12 @@
 """Stochastic gradient descent, with or without momentum."""
 
-from typing import Any
-
 import optax
 
 from belief_optax import pieces
-from belief_optax.core import MOMENTUM, Recipe, choice, compose, flag, hyperparameter, is_array, is_zero, state_dtype
+from belief_optax.core import Recipe, choice, compose, is_array, is_zero, state_dtype
+from belief_optax.core.vocabulary import DTypeLike, Mask, StoreLike, WeightDecayMode, checked
 from belief_optax.optimizers.descend import descend
-
-FIRST_BUFFERS = ('dampened', 'undampened')
+from belief_optax.pieces.momentum import FirstBuffer
 
 
 def sgd(
@@ -18,7 +16,7 @@ def sgd(
   accumulator_dtype: DTypeLike | None = None,
   *,
   dampening: optax.ScalarOrSchedule = 0.0,
-  first_buffer: str = 'dampened',
+  first_buffer: FirstBuffer = 'dampened',
   weight_decay: optax.ScalarOrSchedule = 0.0,
   weight_decay_mask: Mask | None = None,
   weight_decay_mode: WeightDecayMode = 'decoupled',
@@ -31,17 +29,19 @@ def sgd(
     \theta_t = \theta_{t-1} - \alpha_t c_t \text{ or, with Nesterov's momentum, } \theta_{t-1} - \alpha_t (g_t + d c_t)
 
   Args:
-    learning_rate: alpha >= 0: number, scalar array or schedule.
-    momentum: d in [0, 1], or None for none.
-    nesterov: whether the momentum looks ahead; only with `momentum`.
+    learning_rate: step size alpha: a finite number >= 0, a scalar array (can change without recompiling) or a schedule
+      `count -> value`, whose first count is 0.
+    momentum: decay rate d of the momentum buffer: a number in [0, 1], a scalar array or a schedule; None for none.
+    nesterov: whether to look ahead by one step, as Nesterov's momentum does.
     accumulator_dtype: the dtype in which the buffer is kept, by name or dtype; None for float32, or wider where the
       parameter is.
-    dampening: tau in [0, 1]; dampening = momentum makes the buffer an exponential average; only with `momentum`.
+    dampening: tau: a number in [0, 1], a scalar array or a schedule. If it equals the decay rate, the buffer is an
+      exponential average.
     first_buffer: `'dampened'` for $c_1 = (1-\tau) g_1$, `'undampened'` for $c_1 = g_1$ (torch).
-    weight_decay: w >= 0: number, scalar array or schedule; 0 for none.
-    weight_decay_mask: which parameters decay: a tree of bools, a prefix of one, or a callable of params; None for all.
-    weight_decay_mode: `'decoupled'` (learning rate times w), `'l2'` (into the gradient, before the moments), `'fixed'`
-      (w alone) or `'independent'` (w times the learning rate relative to its first value).
+    weight_decay: weight decay w (0 for none): a finite number >= 0, a scalar array or a schedule.
+    weight_decay_mask: what decays: a tree of bools, a prefix of one, or a callable `params -> mask`; None for all.
+    weight_decay_mode: how parameters decay: by the learning rate times w (`'decoupled'`), through the gradient
+      (`'l2'`), by w alone (`'fixed'`), or by w times the learning rate relative to its first value (`'independent'`).
     store: how the slots are kept between the steps: `'float32'`, `'params'`, `'bfloat16'`, `'packed16'`, `'int8'`,
       `'int4'`, a `stores.Store`, or a mapping from slots to one of these.
 
@@ -63,13 +63,13 @@ def sgd(
   References:
     Sutskever et al., On the importance of initialization and momentum (ICML 2013), eq. 1-4.
   """
-  choice('first_buffer', first_buffer, FIRST_BUFFERS)
+  choice('first_buffer', first_buffer, FirstBuffer)
+  momentum, nesterov = checked(momentum=momentum, nesterov=nesterov)
   accumulator_dtype = state_dtype('accumulator_dtype', accumulator_dtype)
   if momentum is None:  # optax.inject_hyperparams makes an array of an unused dampening of 0
-    if flag('nesterov', nesterov) or not (is_zero(dampening) or is_array(dampening)) or accumulator_dtype is not None:
+    if nesterov or not (is_zero(dampening) or is_array(dampening)) or accumulator_dtype is not None:
       raise ValueError(f'{nesterov=}, {dampening=} and {accumulator_dtype=} need momentum, but momentum is None.')
     direction = compose()
   else:
-    decay = hyperparameter('momentum', momentum, MOMENTUM)
-    direction = pieces.heavy_ball(decay, nesterov, dampening, first_buffer, accumulator_dtype)
+    direction = pieces.heavy_ball(momentum, nesterov, dampening, first_buffer, accumulator_dtype)
   return descend(direction, learning_rate, weight_decay, weight_decay_mask, weight_decay_mode, store=store)

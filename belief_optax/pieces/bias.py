@@ -16,8 +16,8 @@ class BiasCorrect(Line):
   Where a rate is a schedule, its power is the product of its values so far.
 
   Args:
-    b1: the rate of the first moment in [0, 1), or None to leave the mean as it is.
-    b2: the rate of the second moment in [0, 1), or None to leave it as it is.
+    b1: decay rate of the mean: a number in [0, 1), a scalar array or a schedule; None to leave the mean as it is.
+    b2: decay rate of the second moment: a number in [0, 1), a scalar array or a schedule; None to leave it as it is.
 
   Returns:
     A piece that needs the moments whose rates are given; the corrected mean is the new direction.
@@ -34,7 +34,7 @@ class BiasCorrect(Line):
 
   References:
     Kingma and Ba, Adam (https://arxiv.org/abs/1412.6980), section 3.
-  """
+  """  # own words: b1, b2
 
   b1: ScalarOrSchedule | None = optional_hyper(default=None, allowed=DECAY_RATE)
   b2: ScalarOrSchedule | None = optional_hyper(default=None, allowed=DECAY_RATE)
@@ -66,8 +66,8 @@ class BiasCorrectStep(Line):
   $1/\sqrt{1-b_2^t}$ times as much as with `bias_correct`, while t is small.
 
   Args:
-    b1: the rate of the first moment in [0, 1), or None if the mean is corrected already.
-    b2: the rate of the second moment in [0, 1).
+    b1: decay rate of the mean: a number in [0, 1), a scalar array or a schedule; None if the mean is corrected already.
+    b2: decay rate of the second moment: a number in [0, 1), a scalar array or a schedule.
 
   Returns:
     A piece that needs the moments whose rates are given.
@@ -85,7 +85,7 @@ class BiasCorrectStep(Line):
 
   References:
     Kingma and Ba, Adam (https://arxiv.org/abs/1412.6980), section 2, last paragraph.
-  """
+  """  # own words: b1
 
   b1: ScalarOrSchedule | None = optional_hyper(default=None, allowed=DECAY_RATE)
   b2: ScalarOrSchedule = hyper(default=0.999, allowed=DECAY_RATE)

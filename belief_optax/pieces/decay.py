@@ -5,6 +5,7 @@ from typing import Any
 from optax import ScalarOrSchedule
 
 from belief_optax.core import NONNEGATIVE, Leaf, Line, Now, hyper, mask_option, piece
+from belief_optax.core.vocabulary import Mask
 
 
 class AddDecayedWeights(Line):
@@ -16,10 +17,9 @@ class AddDecayedWeights(Line):
   `scale_by_learning_rate` it is decoupled decay (alpha lambda), after it it is independent of the learning rate.
 
   Args:
-    weight_decay: lambda >= 0: number, scalar array or schedule.
-    mask: which parameters decay: a tree of bools with the structure of the parameters, a prefix of it, or a callable
-      that makes one of the parameters; None for all.
-    multiplier: c, another factor >= 0: number, scalar array or schedule.
+    weight_decay: lambda: a finite number >= 0, a scalar array or a schedule.
+    mask: what decays: a tree of bools, a prefix of one, or a callable `params -> mask`; None for all.
+    multiplier: c, another factor: a finite number >= 0, a scalar array or a schedule.
 
   Returns:
     A piece; its `update` needs the parameters.
@@ -37,13 +37,14 @@ class AddDecayedWeights(Line):
 
   References:
     Loshchilov and Hutter, Decoupled weight decay regularization (https://arxiv.org/abs/1711.05101), Algorithm 2.
-  """
+  """  # own words: weight_decay
 
   weight_decay: ScalarOrSchedule = hyper(allowed=NONNEGATIVE, constant=False)
-  mask: Any = mask_option(default=None)
+  mask: Mask | None = mask_option(default=None)
   multiplier: ScalarOrSchedule = hyper(default=1.0, allowed=NONNEGATIVE)
 
   reads_params = True
+  shrinks = True
 
   def scalars(self, now: Now) -> Any:
     return now(self.weight_decay) * now(self.multiplier)

@@ -16,7 +16,7 @@ class Lookahead(Line):
 
   Args:
     k: the number of steps between two synchronizations, >= 1.
-    alpha: how far the slow weights move, in [0, 1]: number, scalar array or schedule.
+    alpha: how far the slow weights move: a number in [0, 1], a scalar array or a schedule.
 
   Returns:
     A piece with the slot `slow`, which begins as a copy of the parameters. It is the last line of an optimizer; its

@@ -3,25 +3,11 @@
 from typing import Any
 
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from optax import ScalarOrSchedule
 
 from belief_optax import formulas
-from belief_optax.core import (
-  DECAY_RATE,
-  EPSILON,
-  NONNEGATIVE,
-  POSITIVE_DECAY_RATE,
-  Leaf,
-  Line,
-  Now,
-  Slot,
-  flag,
-  hyper,
-  option,
-  optional_hyper,
-  piece,
-  state_dtype,
-)
+from belief_optax.core import Leaf, Line, Now, Slot, flag, hyper, option, optional_hyper, piece, ranges, state_dtype
 
 
 class FirstMoment(Line):
@@ -30,7 +16,7 @@ class FirstMoment(Line):
   .. math:: m_t = b_1 m_{t-1} + (1 - b_1) g_t
 
   Args:
-    b1: decay rate in [0, 1): number, scalar array or schedule.
+    b1: decay rate of the mean: a number in [0, 1), a scalar array or a schedule.
     dtype: the dtype in which `mu` is kept; None for float32, or wider where the parameter is wider.
 
   Returns:
@@ -50,8 +36,8 @@ class FirstMoment(Line):
     Kingma and Ba, Adam (https://arxiv.org/abs/1412.6980), Algorithm 1.
   """
 
-  b1: ScalarOrSchedule = hyper(default=0.9, allowed=DECAY_RATE)
-  dtype: Any = option(default=None, normal=state_dtype)
+  b1: ScalarOrSchedule = hyper(default=0.9, allowed=ranges.DECAY_RATE)
+  dtype: DTypeLike | None = option(default=None, normal=state_dtype)
 
   gives = ('mu', 'mu_hat')
 
@@ -76,8 +62,8 @@ class SecondMoment(Line):
   .. math:: v_t = b_2 v_{t-1} + (1 - b_2) |g_t|^2
 
   Args:
-    b2: decay rate in [0, 1): number, scalar array or schedule.
-    initial: the value of v before the first step, >= 0.
+    b2: decay rate of the second moment: a number in [0, 1), a scalar array or a schedule.
+    initial: value of the second moment before the first step: a finite number >= 0, a scalar array or a schedule.
 
   Returns:
     A piece with the slot `nu` (real, also for complex parameters). It does not change the direction.
@@ -96,8 +82,8 @@ class SecondMoment(Line):
     Kingma and Ba, Adam (https://arxiv.org/abs/1412.6980), Algorithm 1.
   """
 
-  b2: ScalarOrSchedule = hyper(default=0.999, allowed=DECAY_RATE)
-  initial: ScalarOrSchedule = hyper(default=0.0, allowed=NONNEGATIVE)
+  b2: ScalarOrSchedule = hyper(default=0.999, allowed=ranges.DECAY_RATE)
+  initial: ScalarOrSchedule = hyper(default=0.0, allowed=ranges.NONNEGATIVE)
 
   gives = ('nu_hat',)
   squares = True
@@ -132,10 +118,10 @@ class Belief(Line):
   Because $\varepsilon_{root}$ is stored at every step, s tends to a floor of $\varepsilon_{root} / (1 - b_2)$.
 
   Args:
-    b2: decay rate in [0, 1): number, scalar array or schedule.
-    eps_root: added to s at every step, >= 0.
-    b1: the rate of the first moment in (0, 1), to take the residual from the mean before this step; None for the mean
-      as it stands.
+    b2: decay rate of the second moment: a number in [0, 1), a scalar array or a schedule.
+    eps_root: added to s at every step: a number >= 0, a scalar array or a schedule.
+    b1: decay rate of the mean, to take the residual from the mean before this step: a number in (0, 1), a scalar array
+      or a schedule; None for the mean as it stands.
 
   Returns:
     A piece with the slot `nu` (real, also for complex parameters). It needs a slot `mu` and does not change the
@@ -155,11 +141,11 @@ class Belief(Line):
 
   References:
     Zhuang et al., AdaBelief (https://arxiv.org/abs/2010.07468), Algorithm 2.
-  """
+  """  # own words: b1, eps_root
 
-  b2: ScalarOrSchedule = hyper(default=0.999, allowed=DECAY_RATE)
-  eps_root: ScalarOrSchedule = hyper(default=1e-16, allowed=EPSILON)
-  b1: ScalarOrSchedule | None = optional_hyper(default=None, allowed=POSITIVE_DECAY_RATE)
+  b2: ScalarOrSchedule = hyper(default=0.999, allowed=ranges.DECAY_RATE)
+  eps_root: ScalarOrSchedule = hyper(default=1e-16, allowed=ranges.EPSILON)
+  b1: ScalarOrSchedule | None = optional_hyper(default=None, allowed=ranges.POSITIVE_DECAY_RATE)
 
   needs = ('mu',)
   gives = ('nu_hat',)
@@ -195,8 +181,8 @@ class CenteredMoment(Line):
   .. math:: s_t = d s_{t-1} + \frac{(1 - d)(1 - d^t)}{d (1 - d^{t-1})} |g_t - \hat{m}_t|^2, \qquad s_1 = d s_0
 
   Args:
-    decay: decay rate d in [0, 1): number, scalar array or schedule.
-    initial: the value of s before the first step, >= 0.
+    decay: decay rate d: a number in [0, 1), a scalar array or a schedule.
+    initial: value of the second moment before the first step: a finite number >= 0, a scalar array or a schedule.
     debias: whether the mean is bias-corrected.
 
   Returns:
@@ -216,8 +202,8 @@ class CenteredMoment(Line):
     Graves (https://arxiv.org/abs/1308.0850), eq. 38-45; West, Updating mean and variance estimates (1979).
   """
 
-  decay: ScalarOrSchedule = hyper(default=0.9, allowed=DECAY_RATE)
-  initial: ScalarOrSchedule = hyper(default=0.0, allowed=NONNEGATIVE)
+  decay: ScalarOrSchedule = hyper(default=0.9, allowed=ranges.DECAY_RATE)
+  initial: ScalarOrSchedule = hyper(default=0.0, allowed=ranges.NONNEGATIVE)
   debias: bool = option(default=False, normal=flag)
 
   gives = ('mu', 'mu_hat', 'nu_hat')
@@ -255,7 +241,7 @@ class AccumulateSquares(Line):
   .. math:: v_t = v_{t-1} + |g_t|^2
 
   Args:
-    initial: the value of v before the first step, >= 0.
+    initial: value of the second moment before the first step: a finite number >= 0, a scalar array or a schedule.
 
   Returns:
     A piece with the slot `nu`. It does not change the direction.
@@ -274,7 +260,7 @@ class AccumulateSquares(Line):
     Duchi et al., Adaptive subgradient methods (JMLR 12, 2011), section 1.1.
   """
 
-  initial: ScalarOrSchedule = hyper(default=0.0, allowed=NONNEGATIVE)
+  initial: ScalarOrSchedule = hyper(default=0.0, allowed=ranges.NONNEGATIVE)
 
   gives = ('nu_hat',)
   squares = True
@@ -300,7 +286,8 @@ class RunningMax(Line):
   (optax's default; the large values of the first steps then stay). After `precondition` nothing reads it.
 
   Args:
-    eps_root: added to the stored maximum at every step, >= 0: it then grows without bound (adabelief-pytorch 0.0.5).
+    eps_root: added to the stored maximum at every step, so that it grows without bound (adabelief-pytorch 0.0.5): a
+      number >= 0, a scalar array or a schedule.
 
   Returns:
     A piece with the slot `nu_max`. It needs a second moment.
@@ -319,9 +306,9 @@ class RunningMax(Line):
 
   References:
     Reddi et al., On the convergence of Adam and beyond (https://arxiv.org/abs/1904.09237), Algorithm 2.
-  """
+  """  # own words: eps_root
 
-  eps_root: ScalarOrSchedule = hyper(default=0.0, allowed=EPSILON)
+  eps_root: ScalarOrSchedule = hyper(default=0.0, allowed=ranges.EPSILON)
 
   needs = ('nu_hat',)
 

@@ -1,24 +1,15 @@
 """Momentum: a buffer of directions, and looking ahead."""
 
-from typing import Any
+import functools
+from typing import Any, Literal
 
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from optax import ScalarOrSchedule
 
-from belief_optax.core import (
-  DECAY_RATE,
-  MOMENTUM,
-  Leaf,
-  Line,
-  Now,
-  Slot,
-  choice,
-  flag,
-  hyper,
-  option,
-  piece,
-  state_dtype,
-)
+from belief_optax.core import Leaf, Line, Now, Slot, choice, flag, hyper, option, piece, ranges, state_dtype
+
+FirstBuffer = Literal['dampened', 'undampened']
 
 
 class Nesterov(Line):
@@ -29,7 +20,7 @@ class Nesterov(Line):
   For a constant rate the products are powers. Without bias correction both denominators are 1.
 
   Args:
-    b1: the rate of the first moment in [0, 1): number, scalar array or schedule.
+    b1: decay rate of the mean: a number in [0, 1), a scalar array or a schedule.
     debias: whether the bias of both terms is corrected.
 
   Returns:
@@ -49,7 +40,7 @@ class Nesterov(Line):
     Dozat, Incorporating Nesterov momentum into Adam (ICLR workshop 2016), Algorithm 2.
   """
 
-  b1: ScalarOrSchedule = hyper(default=0.9, allowed=DECAY_RATE)
+  b1: ScalarOrSchedule = hyper(default=0.9, allowed=ranges.DECAY_RATE)
   debias: bool = option(default=True, normal=flag)
 
   needs = ('mu_hat', 'mu')
@@ -78,9 +69,10 @@ class HeavyBall(Line):
     u_t \leftarrow c_t \text{ or, with Nesterov's momentum, } u_t + d c_t
 
   Args:
-    decay: momentum d in [0, 1]: number, scalar array or schedule.
-    nesterov: whether to look ahead by one step.
-    dampening: tau in [0, 1]; dampening = d makes the buffer an exponential average.
+    decay: decay rate d: a number in [0, 1], a scalar array or a schedule.
+    nesterov: whether to look ahead by one step, as Nesterov's momentum does.
+    dampening: tau: a number in [0, 1], a scalar array or a schedule. If it equals the decay rate, the buffer is an
+      exponential average.
     first: what the first buffer is: `'dampened'` for $(1-\tau) u_1$ (a buffer that starts at zero), `'undampened'` for
       $u_1$ (torch).
     dtype: the dtype in which the buffer is kept; None for float32, or wider where the parameter is wider.
@@ -104,11 +96,11 @@ class HeavyBall(Line):
     Polyak (1964); Sutskever et al., On the importance of initialization and momentum (ICML 2013), eq. 3-4.
   """
 
-  decay: ScalarOrSchedule = hyper(default=0.9, allowed=MOMENTUM)
+  decay: ScalarOrSchedule = hyper(default=0.9, allowed=ranges.MOMENTUM)
   nesterov: bool = option(default=False, normal=flag)
-  dampening: ScalarOrSchedule = hyper(default=0.0, allowed=MOMENTUM)
-  first: str = option(default='dampened', normal=lambda name, v: choice(name, v, ('dampened', 'undampened')))
-  dtype: Any = option(default=None, normal=state_dtype)
+  dampening: ScalarOrSchedule = hyper(default=0.0, allowed=ranges.MOMENTUM)
+  first: FirstBuffer = option(default='dampened', normal=functools.partial(choice, allowed=FirstBuffer))
+  dtype: DTypeLike | None = option(default=None, normal=state_dtype)
 
   @property
   def slots(self) -> tuple[Slot, ...]:

@@ -35,9 +35,11 @@ class Rectify(Line):
   every step. A scheduled b2 counts as the constant rate with the same product.
 
   Args:
-    b2: the rate of the second moment in [0, 1): number, scalar array or schedule.
-    threshold: the smallest rho_t with an adaptive step, >= 4 (5 in the paper's code; 4 in the paper).
-    degenerate_to_sgd: before that, take the corrected mean as the step (True) or no step (False).
+    b2: decay rate of the second moment: a number in [0, 1), a scalar array or a schedule.
+    threshold: smallest rho_t with an adaptive step (5 in the paper's code, 4 in the paper): a finite number >= 4, a
+      scalar array or a schedule.
+    degenerate_to_sgd: whether the steps before rectification is possible are the mean (True), whose length is that of
+      the gradient, or none (False).
 
   Returns:
     A piece that needs both moments, to be placed after `precondition`.

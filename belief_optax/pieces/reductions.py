@@ -23,7 +23,7 @@ class Centralize(Line):
     A piece.
 
   Raises:
-    ValueError: if `min_ndim` is under 1.
+    ValueError: if `min_ndim` is under 1; at `init` if a parameter that is centralized has no such axis.
     TypeError: if an argument is no integer.
 
   Example:
@@ -41,6 +41,11 @@ class Centralize(Line):
   min_ndim: int = option(default=2, normal=positive_integer)
 
   elementwise = False
+
+  def check(self, p: Any) -> None:
+    ndim = jnp.ndim(p)
+    if ndim >= self.min_ndim and not -ndim <= self.output_axis < ndim:
+      raise ValueError(f'output_axis must be an axis of a parameter of {ndim} axes, got {self.output_axis}.')
 
   def step(self, x: Leaf, k: Any) -> Leaf:
     if x.u.ndim < self.min_ndim:

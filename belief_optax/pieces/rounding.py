@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +10,8 @@ import numpy as np
 
 from belief_optax.core import Leaf, Line, Slot, choice, dtypes, option, piece
 from belief_optax.stores import bits
+
+Method = Literal['stochastic', 'compensated', 'split']
 
 
 class _Landing(NamedTuple):
@@ -51,13 +53,26 @@ class _Split(_Stochastic):
   served = ('bfloat16',)
 
   def whole(self, x: Leaf) -> Any:
-    return bits.uncut(bits.bits_of(x.p) + x.slots['low'].astype(jnp.uint32)).astype(x.p.dtype)
+    return _straight(bits.uncut(bits.bits_of(x.p) + x.slots['low'].astype(jnp.uint32)).astype(x.p.dtype), x.p)
 
   def land(self, x: Leaf, r: tuple[jax.Array, jax.Array]) -> _Landing:
-    whole = bits.bits_of(_once(x.p + x.u))
+    w = _once(x.p + x.u)
+    whole = bits.bits_of(w)
     half = jnp.where(whole & 0x7FFFFFFF > 0x7F800000, np.uint32(0), np.uint32(0x8000))  # a NaN must stay one
     high = (whole + half) & np.uint32(0xFFFF0000)  # to nearest, and a tie away from 0, so that 16 bits hold the rest
-    return _Landing(bits.uncut(high).astype(x.u.dtype), {'low': (whole - high).astype(jnp.int16)})
+    return _Landing(_straight(bits.uncut(high).astype(w.dtype), w), {'low': (whole - high).astype(jnp.int16)})
+
+
+@jax.custom_jvp
+def _straight(rounded: jax.Array, x: jax.Array) -> jax.Array:
+  """A rounded number with the derivative of what was rounded (straight-through)."""
+  del x
+  return rounded
+
+
+@_straight.defjvp
+def _derivative_of_straight(primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
+  return _straight(*primals), tangents[1]
 
 
 def _once(x: jax.Array) -> jax.Array:
@@ -72,13 +87,13 @@ def _once(x: jax.Array) -> jax.Array:
 def _at_random(x: jax.Array, dtype: Any, r: jax.Array) -> jax.Array:
   """One of the two neighbours of x in a dtype of 16 bits, so that the mean is x; x itself where the dtype holds it."""
   if dtype == jnp.bfloat16:
-    return bits.uncut(bits.cut(x, 16, r)).astype(x.dtype)
+    return _straight(bits.uncut(bits.cut(x, 16, r)).astype(x.dtype), x)
   power = bits.uncut(bits.bits_of(x) & np.uint32(0x7F800000))  # 2^floor(log2 |x|)
   digit = jnp.maximum(power * 2.0**-10, 2.0**-24)  # the distance of neighbours in float16
-  return jnp.floor(x / digit + (r >> 20).astype(x.dtype) * 2.0**-12) * digit
+  return _straight(jnp.floor(x / digit + (r >> 20).astype(x.dtype) * 2.0**-12) * digit, x)
 
 
-METHODS: Mapping[str, _Stochastic] = {'stochastic': _Stochastic(), 'compensated': _Compensated(), 'split': _Split()}
+METHODS: Mapping[Method, _Stochastic] = {'stochastic': _Stochastic(), 'compensated': _Compensated(), 'split': _Split()}
 
 
 class RoundUpdates(Line):
@@ -95,6 +110,8 @@ class RoundUpdates(Line):
   - `'split'`: q is the upper half of a float32 whose lower half is the slot `low` (2 bytes per parameter). bfloat16
     parameters then take the steps of float32 bit for bit, and the pieces before it, such as `add_decayed_weights`, see
     the float32 parameter.
+
+  Derivatives go straight through the rounding: the derivative of q is that of p + u.
 
   Parameters of 32 bits and more are left alone (their slots are empty but allocated: leave them out with
   `optax.masked`). Put it last: a wrapper that compares dtypes, such as `optax.apply_if_finite`, goes inside.
@@ -124,7 +141,7 @@ class RoundUpdates(Line):
     Zamirai et al., Revisiting BFloat16 Training (https://arxiv.org/abs/2010.06192), Algorithms 2 and 3.
   """
 
-  method: str = option(default='stochastic', normal=functools.partial(choice, allowed=tuple(METHODS)))
+  method: Method = option(default='stochastic', normal=functools.partial(choice, allowed=Method))
 
   reads_params = True
   widens = True

@@ -16,8 +16,8 @@ class Precondition(Line):
   An element whose denominator is 0 has no scale and does not move; the derivative of the root at 0 is taken as 0.
 
   Args:
-    eps: added to the root, >= 0.
-    eps_root: added under the root, >= 0.
+    eps: added to the root: 0 or a finite number >= 1.175e-38, a scalar array or a schedule.
+    eps_root: added under the root: 0 or a finite number >= 1.175e-38, a scalar array or a schedule.
 
   Returns:
     A piece that needs a second moment.
@@ -61,7 +61,7 @@ class AddEpsRoot(Line):
   `precondition`, and $1/(1-b_2)$ times as little later as that of `belief`, which is stored at every step.
 
   Args:
-    eps_root: added to the second moment, >= 0.
+    eps_root: added to the second moment: a number >= 0, a scalar array or a schedule.
 
   Returns:
     A piece that needs a second moment.
@@ -75,7 +75,7 @@ class AddEpsRoot(Line):
     >>> tx = bo.compose(bo.second_moment(0.75), bo.add_eps_root(1.75), bo.precondition(0.0))
     >>> tx.update(jnp.array(3.0), tx.init(jnp.array(0.0)))[0]
     Array(1.5, dtype=float32)
-  """
+  """  # own words: eps_root
 
   eps_root: ScalarOrSchedule = hyper(default=1e-16, allowed=EPSILON)
 
@@ -95,7 +95,7 @@ class Scale(Line):
   r"""Multiplies the direction: $u_t \leftarrow c u_t$.
 
   Args:
-    factor: c: number, scalar array or schedule.
+    factor: c: a finite number, a scalar array or a schedule.
 
   Returns:
     A piece. Before the moments it scales the gradient (`scale(-1.0)` there maximizes).
@@ -113,6 +113,10 @@ class Scale(Line):
 
   factor: ScalarOrSchedule = hyper(allowed=FINITE)
 
+  @property
+  def sign(self) -> int:
+    return -1 if isinstance(self.factor, float) and self.factor < 0 else 1
+
   def scalars(self, now: Now) -> Any:
     return now(self.factor)
 
@@ -129,7 +133,8 @@ class ScaleByLearningRate(Line):
   .. math:: u_t \leftarrow -\alpha_t u_t
 
   Args:
-    learning_rate: alpha >= 0: number, scalar array or schedule, which is called with 0 at the first step.
+    learning_rate: step size alpha: a finite number >= 0, a scalar array (can change without recompiling) or a schedule
+      `count -> value`, whose first count is 0.
     flip_sign: whether to multiply by -1.
 
   Returns:
@@ -148,6 +153,10 @@ class ScaleByLearningRate(Line):
 
   learning_rate: ScalarOrSchedule = hyper(allowed=NONNEGATIVE, constant=False)
   flip_sign: bool = option(default=True, normal=flag)
+
+  @property
+  def sign(self) -> int:
+    return -1 if self.flip_sign else 1
 
   def scalars(self, now: Now) -> Any:
     rate = now(self.learning_rate)

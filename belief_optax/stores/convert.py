@@ -1,20 +1,26 @@
 """States between the steps: read as plain arrays, converted between stores, measured."""
 
 import functools
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from belief_optax.core import Recipe, State, check_state, keys_of
-from belief_optax.core.trees import align
+from belief_optax.core import Recipe, State, check_state, compose, dtypes, keys_of
+from belief_optax.param_groups import name_of
 from belief_optax.stores import Route, bits
+from belief_optax.stores.base import Kept
+
+# What is kept of all parameters: for each key of `State.slots` the leaves, in order.
+Leaves = Mapping[str, Sequence[Any]]
 
 
-def _routes(tx: Any, name: str) -> tuple[Route, ...]:
+def routes_of(tx: Any, name: str) -> tuple[Route, ...]:
+  """The routes of an argument that must be a recipe."""
   if not isinstance(tx, Recipe):
-    raise TypeError(f'{name} must be a Recipe of belief_optax, got {tx!r}; take its own State out of a chain.')
+    raise TypeError(f'{name} must be a Recipe of belief_optax, got {tx!r:.200}; take its own State out of a chain.')
   return tx.routes
 
 
@@ -27,7 +33,7 @@ def decode_state(state: State, tx: Recipe) -> State:
 
   Returns:
     A `State` with one tree of float32 arrays (or wider, where that is what is kept) per slot name, as the same recipe
-    with ``store='float32'`` has it.
+    with ``store='float32'`` has it. It shares no buffer with `state`: either can be donated.
 
   Raises:
     TypeError: if `tx` is no recipe, or another store has made the state.
@@ -41,20 +47,14 @@ def decode_state(state: State, tx: Recipe) -> State:
     >>> list(state.slots), list(bo.decode_state(state, tx).slots)
     (['mu+nu.packed16'], ['mu', 'nu'])
   """
-  routes = _routes(tx, 'tx')
+  routes = routes_of(tx, 'tx')
   check_state('decode_state', keys_of(routes), state)
   slots = {}
   for route in routes:
+    trees = [state.slots[key] for key in route.keys]
     for i, slot in enumerate(route.group):
-      read = functools.partial(_read, route, i)
-      slots[slot.name] = jax.tree.map(read, *(state.slots[key] for key in route.keys))
-  return state._replace(slots=slots)
-
-
-def _read(route: Route, i: int, *kept: jax.Array) -> jax.Array:
-  route.store.rounds(route.group, kept)  # raises where another store has made it
-  x = route.store.load(route.group, kept)[i]
-  return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+      slots[slot.name] = jax.tree.map(lambda *kept, route=route, i=i: jnp.copy(value_of(route, i, kept)), *trees)
+  return own(state)._replace(slots=slots)
 
 
 def convert_state(state: State, tx_from: Recipe, tx_to: Recipe, params: Any) -> State:
@@ -67,11 +67,13 @@ def convert_state(state: State, tx_from: Recipe, tx_to: Recipe, params: Any) -> 
     params: the parameters, or their shapes: masks and sizes say which leaves are coded.
 
   Returns:
-    A state of `tx_to`; what is coded is rounded to the nearest code.
+    A state of `tx_to`; what is coded is rounded to the nearest code, and what both keep in the same way is the same.
+    It shares no buffer with `state`: either can be donated.
 
   Raises:
     TypeError: if a transformation is no recipe, or another store has made the state.
-    ValueError: if the state is not one of `tx_from`, or the slots differ.
+    ValueError: if the state is not one of `tx_from` and `params`, the slots differ, or a decay rate is a number in one
+      recipe and a schedule in the other.
 
   Example:
     >>> import belief_optax as bo, jax.numpy as jnp
@@ -81,20 +83,108 @@ def convert_state(state: State, tx_from: Recipe, tx_to: Recipe, params: Any) -> 
     >>> state.slots['mu+nu.packed16'].dtype.name
     'uint32'
   """
-  _, routes = _routes(tx_from, 'tx_from'), _routes(tx_to, 'tx_to')
-  plain = decode_state(state, tx_from)
-  names = [slot.name for route in routes for slot in route.group]
-  if set(names) != set(plain.slots):
-    raise ValueError(f'tx_to has the slots {sorted(names)}, but the state has {sorted(plain.slots)}.')
+  routes, targets = routes_of(tx_from, 'tx_from'), routes_of(tx_to, 'tx_to')
+  check_state('convert_state', keys_of(routes), state)
+  owners = {slot.name: (route, i) for route in routes for i, slot in enumerate(route.group)}
+  names = [slot.name for route in targets for slot in route.group]
+  if set(names) != set(owners):
+    raise ValueError(f'tx_to has the slots {sorted(names)}, but the state has {sorted(owners)}.')
+  old, treedef = leaves_of(state, params), jax.tree.structure(params)
+  check_fit(state, tx_from, params)
   target = tx_to.init(params)
-  slots = {}
-  for route in routes:
-    kept, treedef = zip(*(jax.tree.flatten(target.slots[key]) for key in route.keys), strict=True)
-    values = (align(treedef[0], f'the {slot.name} of the state', plain.slots[slot.name]) for slot in route.group)
-    nearest = lambda old, new, route=route: route.store.save(route.group, new, old, bits.to_nearest(new[0]))
-    saved = [nearest(old, new) for old, new in zip(zip(*kept, strict=True), zip(*values, strict=True), strict=True)]
-    slots |= {key: treedef[0].unflatten([parts[i] for parts in saved]) for i, key in enumerate(route.keys)}
-  return State(plain.count, slots, plain.ages)
+  check_ages(state, target)
+  new, slots = leaves_of(target, params), {}
+  for route in targets:
+    parts = [_converted(route, owners, old, at(new, route, leaf), leaf) for leaf in range(treedef.num_leaves)]
+    slots |= {key: treedef.unflatten([part[i] for part in parts]) for i, key in enumerate(route.keys)}
+  return own(state)._replace(slots=slots)
+
+
+def _converted(route: Route, owners: Mapping[str, tuple[Route, int]], old: Leaves, like: Kept, leaf: int) -> Kept:
+  """What a route keeps of one parameter, from what other routes keep of it."""
+  sources = [owners[slot.name] for slot in route.group]
+  source, kept = sources[0][0], at(old, sources[0][0], leaf)
+  if source.bare() == route.bare() and types(kept) == types(like):  # to encode again would move a code
+    return tuple(map(jnp.copy, kept))
+  return kept_of(route, [value_of(source, i, at(old, source, leaf)) for source, i in sources], like)
+
+
+# What is kept of one parameter.
+
+
+def at(leaves: Leaves, route: Route, leaf: int) -> Kept:
+  """What a route keeps of one parameter."""
+  return tuple(leaves[key][leaf] for key in route.keys)
+
+
+def types(kept: Kept) -> list[Any]:
+  """The shapes and dtypes of what is kept."""
+  return [(np.shape(x), dtypes.of(x)) for x in kept]
+
+
+def value_of(route: Route, i: int, kept: Kept) -> jax.Array:
+  """The value of the i-th slot of a route."""
+  route.store.rounds(route.group, kept)  # raises where another store has made it
+  x = route.store.load(route.group, kept)[i]
+  return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def kept_of(route: Route, values: Sequence[jax.Array], like: Kept) -> Kept:
+  """What a route keeps of new values, with the types of `like`; what is coded is rounded to the nearest code."""
+  return tuple(map(jnp.copy, route.store.save(route.group, values, like, bits.to_nearest(values[0]))))
+
+
+def own(state: State) -> State:
+  """The count and the ages in buffers of their own, without slots: what two states share cannot be donated."""
+  return State(jnp.copy(state.count), {}, jax.tree.map(jnp.copy, state.ages))
+
+
+# What a state must be.
+
+
+def leaves_of(state: State, params: Any) -> Leaves:
+  """The leaves of the slots in the order of the parameters, whose structure each tree must have."""
+  expected = jax.tree.structure(params)
+  for key, tree in state.slots.items():
+    if (found := jax.tree.structure(tree)) != expected:
+      there, here = paths_of(tree), paths_of(params)
+      only = {'the state': [p for p in there if p not in here], 'params': [p for p in here if p not in there]}
+      words = [f'only {who} has {", ".join(paths)}' for who, paths in only.items() if paths]
+      raise ValueError(
+        f'{key} of the state does not have the structure of params: '
+        f'{"; ".join(words) or f"it is {found}, but params {expected}"}.'
+      )
+  return {key: jax.tree.leaves(tree) for key, tree in state.slots.items()}
+
+
+def paths_of(tree: Any) -> list[str]:
+  """The paths of the leaves, as `by_path` names them."""
+  return [name_of(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
+
+
+def check_fit(state: State, tx: Recipe, params: Any) -> None:
+  """Raises where the slots of a state have not the shapes of the parameters, or not their kind of numbers."""
+  have = jax.eval_shape(functools.partial(decode_state, tx=tx), state).slots
+  want = jax.eval_shape(compose(tx, store='float32').init, params).slots
+  kind = lambda x: (x.shape, jnp.issubdtype(x.dtype, jnp.complexfloating))
+  misfits = [
+    f'{name} of {path} is {x.dtype}{list(x.shape)}, but must be {y.dtype}{list(y.shape)}'
+    for name in want
+    for path, x, y in zip(paths_of(params), *map(jax.tree.leaves, (have[name], want[name])), strict=True)
+    if kind(x) != kind(y)
+  ]
+  if misfits:
+    raise ValueError(f'the state is not one of these params: {"; ".join(misfits)}.')
+
+
+def check_ages(state: State, target: State) -> None:
+  """Raises where a decay rate is a number here and a schedule there."""
+  if set(state.ages) != set(target.ages):
+    of = lambda ages: ', '.join(ages) or 'none'
+    raise ValueError(
+      f'the decay rates that are schedules differ: {of(target.ages)} in the recipe, {of(state.ages)} in the state. '
+      '`interop.warm_start` makes the age of the average.'
+    )
 
 
 def state_bytes(state: Any) -> int:
