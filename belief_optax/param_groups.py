@@ -162,7 +162,8 @@ def _override(pattern: Pattern, factory: Callable[..., Any], overrides: Mapping[
   try:
     parameters = inspect.signature(made.func).parameters.values()
   except (TypeError, ValueError):  # some callables do not tell
-    return made(**overrides)
+    with _naming(pattern):
+      return made(**overrides)
   named = [p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
   others = next((p.name for p in parameters if p.kind == p.VAR_KEYWORD), None)
   unknown = [name for name in overrides if name not in named]
@@ -176,7 +177,8 @@ def _override(pattern: Pattern, factory: Callable[..., Any], overrides: Mapping[
   bound.arguments |= {name: value for name, value in overrides.items() if name in named}
   if others is not None:
     bound.arguments[others] = {**bound.arguments.get(others, {}), **{name: overrides[name] for name in unknown}}
-  return made.func(*bound.args, **bound.kwargs)
+  with _naming(pattern):
+    return made.func(*bound.args, **bound.kwargs)
 
 
 def _transformation(made: Any) -> optax.GradientTransformation:
@@ -235,7 +237,6 @@ def by_path(
         'pass a factory such as functools.partial(adamw, 1e-3).'
       )
     else:
-      with _naming(pattern):
-        transformations.append(_transformation(_override(pattern, factory, group)))
+      transformations.append(_transformation(_override(pattern, factory, group)))
   value = Groups(tuple(groups), (*transformations, rest))
   return ByPath(_Init(value), _Update(value))

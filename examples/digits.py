@@ -39,10 +39,11 @@ import belief_optax as bo
 
 BATCH = 32
 OPTIMIZERS = {  # name: (factory, default learning rate)
-  'AdaBelief': (bo.adabelief, 3e-2),
+  # As the official package: rectified, and the plain mean until that is possible.
+  'AdaBelief': (functools.partial(bo.adabelief, rectify=True, degenerate_to_sgd=True), 3e-2),
   'Adam': (bo.adam, 1e-2),
   'AdamW': (functools.partial(bo.adamw, weight_decay=1e-2), 3e-2),
-  'RAdam': (bo.radam, 3e-2),
+  'RAdam': (functools.partial(bo.radam, degenerate_to_sgd=True), 3e-2),
   'RMSProp': (bo.rmsprop, 1e-3),
   'SGD': (functools.partial(bo.sgd, momentum=0.9), 1e-1),
 }

@@ -35,7 +35,7 @@ def radam(
 
   With ``degenerate_to_sgd=True`` the steps before that are the plain mean, as in `optax.radam` and torch; their length
   is that of the gradient, so they depend on the scale of the loss (docs/first_steps.md). ``eps_scaled=True`` is
-  torch's form.
+  torch's form. At b2 <= 2/3 no step can be rectified, so that without the mean nothing ever moves.
 
   Args:
     learning_rate: step size alpha: a finite number >= 0, a scalar array (can change without recompiling) or a schedule
