@@ -1,6 +1,7 @@
 """Faults that real use found, each as the smallest input that showed it, with the value that is right."""
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -323,3 +324,17 @@ def test_derivatives_go_straight_through_rounding(method):
   found = jax.grad(loss)(jnp.float32(0.05), jnp.bfloat16, (bo.round_updates(method),))
   np.testing.assert_allclose(found, expected, 0.03)
   assert expected < -1
+
+
+@pytest.mark.parametrize('store', ['float32', 'bfloat16', 'packed16'])
+def test_a_step_is_exported_and_serialized(store):
+  """Also for shapes that are not known: the state needs no registration by the user."""
+  tx, p = bo.adam(1e-3, store=store), jnp.full((64, 64), 0.5)
+  state = tx.init(p)
+  exported = jax.export.export(jax.jit(tx.update))(p, state, p)
+  there = jax.export.deserialize(exported.serialize())
+  np.testing.assert_array_equal(there.call(p, state, p)[0], jax.jit(tx.update)(p, state, p)[0])
+  (n,) = jax.export.symbolic_shape('n')
+  symbolic = lambda x: jax.ShapeDtypeStruct((n, 64) if x.ndim else (), x.dtype)
+  shapes = jax.tree.map(symbolic, (p, state, p))
+  assert jax.export.export(jax.jit(tx.update))(*shapes).out_avals[0].shape[0] == n

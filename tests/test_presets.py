@@ -454,7 +454,7 @@ def test_adabelief_without_rectification_is_one_recipe(eps):
 def test_recipes_that_are_the_same(wd):
   assert presets.torch.adamw(weight_decay=wd) == presets.torch.adam(weight_decay=wd, decoupled_weight_decay=True)
   assert presets.adabelief_tf.adabelief(epsilon=EPS, weight_decay=wd) == bo.adabelief(
-    1e-3, eps=EPS, eps_root=EPS, weight_decay=wd
+    1e-3, eps=EPS, eps_root=EPS, weight_decay=wd, rectify=True, degenerate_to_sgd=True
   )
   assert presets.timm.adabelief(weight_decay=wd) == presets.adabelief_pytorch.adabelief(weight_decay=wd)
   assert presets.torch_optimizer.radam(weight_decay=wd) == presets.timm.radam_legacy(weight_decay=wd)

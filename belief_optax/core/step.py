@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.export
 import jax.numpy as jnp
 from jax.core import Tracer
 
@@ -38,6 +39,10 @@ class State(NamedTuple):
   count: jax.Array  # pyright: ignore[reportIncompatibleMethodOverride]
   slots: dict[str, Any]
   ages: dict[str, tuple[jax.Array, jax.Array]]
+
+
+# So that jax.export can serialize a step.
+jax.export.register_namedtuple_serialization(State, serialized_name='belief_optax.State')
 
 
 def check_state(who: str, names: Sequence[str], state: Any) -> None:
