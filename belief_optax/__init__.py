@@ -1,5 +1,6 @@
 """Adaptive-moment optimizers for JAX, each a short list of lines: AdaBelief and its family."""
 
+from belief_optax import core, stores
 from belief_optax.conversions import eps_for_floor, floor_of, matched_learning_rate
 from belief_optax.core import (
   Leaf,
@@ -88,6 +89,7 @@ __all__ = [
   'complex_as_reals',
   'compose',
   'convert_state',
+  'core',
   'decode_state',
   'eps_for_floor',
   'first_moment',
@@ -118,5 +120,6 @@ __all__ = [
   'second_moment',
   'sgd',
   'state_bytes',
+  'stores',
   'when',
 ]

@@ -10,7 +10,7 @@ import itertools
 import re
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import jax
 import optax
@@ -131,11 +131,10 @@ class ByPath(optax.GradientTransformationExtraArgs):
   """What `by_path` returns: a gradient transformation that compares and prints as its groups."""
 
   __slots__ = ()
-  update: _Update  # pyright: ignore[reportIncompatibleVariableOverride]
 
   @property
   def groups(self) -> Groups:
-    return self.update.groups
+    return cast(Any, self.update).groups
 
   def __repr__(self) -> str:
     names = [*map(_text, self.groups.patterns), 'default']

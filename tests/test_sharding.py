@@ -23,7 +23,7 @@ from test_hlo import COLLECTIVES
 
 import belief_optax as bo
 from belief_optax import stores
-from belief_optax.sharding import abstract_state, init_sharded, local_params, mean_gradients, state_shardings, zero1
+from belief_optax.sharding import init_sharded, local_params, mean_gradients, state_shardings, zero1
 from belief_optax.sharding.placement import axes_of
 from belief_optax.sharding.zero1 import gather
 
@@ -556,8 +556,8 @@ def test_updates_count_as_shared_where_no_gather_does(monkeypatch):
   monkeypatch.delattr(jax.lax, 'all_gather_invariant', raising=False)
   monkeypatch.setattr(jax.lax, 'all_gather', None)
   x = np.arange(48, dtype=np.float32).reshape(2, 24)
-  gather = lambda x: gather(x, 'data', 1)
-  gathered = jax.shard_map(gather, mesh=MESH, in_specs=P(None, 'data'), out_specs=P())
+  whole = lambda x: gather(x, 'data', 1)
+  gathered = jax.shard_map(whole, mesh=MESH, in_specs=P(None, 'data'), out_specs=P())
   assert_equal(np.asarray(jax.jit(gathered)(x)), x)
 
 

@@ -19,7 +19,7 @@ _GROUPS, _NUMBERS = 'param_groups', 'numbers'
 
 def _safetensors() -> ModuleType:
   try:
-    import safetensors.numpy  # pyright: ignore[reportMissingImports]
+    import safetensors.numpy
   except ImportError as e:
     raise ImportError('files of safetensors need the package: pip install "belief_optax[interop]".') from e
   return safetensors

@@ -264,7 +264,7 @@ def _reader(tx: Any, params: Any, source: _Source) -> Make:
 
 def _read_groups(tx: ByPath, params: Any, source: _Source) -> Make:
   """Each group of `by_path` has a state, and a count, of its own."""
-  groups, order = tx.update.groups, list[str]()
+  groups, order = tx.groups, list[str]()
 
   def init(params: Any) -> Any:
     state: Any = tx.init(params)

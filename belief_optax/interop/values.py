@@ -2,7 +2,7 @@
 
 import numbers
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -39,7 +39,7 @@ def held_as(value: Any, old: Any) -> Any:
   if isinstance(old, jax.Array):
     return jnp.asarray(value, old.dtype)
   if isinstance(old, numbers.Number):
-    return type(old)(value)  # pyright: ignore[reportCallIssue]
+    return cast(Any, type(old))(value)
   return np.asarray(value, old.dtype)
 
 

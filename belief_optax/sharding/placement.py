@@ -356,9 +356,9 @@ def local_params(params: Any, axis: str = 'data') -> Any:
     >>> [float(mean) for mean in each(jnp.float32(1.0), jnp.full(64, 3.0))]
     [3.0, 3.0]
   """
-  cast = getattr(jax.lax, 'pcast', None)
+  pcast = getattr(jax.lax, 'pcast', None)
   # Older JAX, such as 0.7, has another name for it.
-  vary = functools.partial(cast, to='varying') if cast else jax.lax.pvary  # pyright: ignore[reportAttributeAccessIssue]
+  vary = functools.partial(pcast, to='varying') if pcast else vars(jax.lax)['pvary']
   return jax.tree.map(lambda p: p if _varies(p, axis) else vary(p, axis), params)
 
 

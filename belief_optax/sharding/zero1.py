@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -35,10 +35,9 @@ class Zero1(optax.GradientTransformationExtraArgs):
   """What `zero1` returns: a gradient transformation that compares, hashes and prints by its arguments."""
 
   __slots__ = ()
-  update: '_Update'  # pyright: ignore[reportIncompatibleVariableOverride]
 
   def __repr__(self) -> str:
-    plan = self.update.plan
+    plan = cast(Any, self.update).plan
     return f'zero1({plan.tx!r}, axis={plan.axis!r}, min_size={plan.min_size})'
 
 
