@@ -3,6 +3,7 @@
 Eight CPU devices. Gradients are multiples of 2^-8, so that their means are exact in whatever order they are summed.
 """
 
+import dataclasses
 import functools
 import math
 import pickle
@@ -23,7 +24,7 @@ from test_hlo import COLLECTIVES
 
 import belief_optax as bo
 from belief_optax import stores
-from belief_optax.sharding import init_sharded, local_params, mean_gradients, state_shardings, zero1
+from belief_optax.sharding import abstract_state, init_sharded, local_params, mean_gradients, state_shardings, zero1
 from belief_optax.sharding.placement import axes_of
 from belief_optax.sharding.zero1 import gather
 
@@ -386,6 +387,114 @@ def test_what_is_made_by_shape_alone_is_known_by_its_place():
   assert found.weights_memory.spec == P()
 
 
+def test_abstract_state_is_the_state_without_values():
+  """With the sharding of each array; on an abstract mesh of 512 devices nothing is made."""
+  tx, params = WRAPPED['Int8'], _large()
+  where = _named(TWO_AXES, WHERE)
+  found, shapes = abstract_state(tx, params, where), jax.eval_shape(tx.init, params)
+  strip = lambda x: (x.shape, x.dtype)
+  assert jax.tree.map(strip, found) == jax.tree.map(strip, shapes)
+  assert jax.tree.map(lambda x: x.sharding, found) == state_shardings(tx, params, where)
+  far = NamedSharding(AbstractMesh((512,), ('data',)), P('data'))
+  assert abstract_state(bo.adam(0.1), jax.ShapeDtypeStruct((512, 3), jnp.bfloat16), far).slots['mu'].sharding == far
+  own = abstract_state(bo.adam(0.1), jax.device_put({'w': jnp.ones((8, 4))}, NamedSharding(MESH, P('data'))))
+  assert own.slots['nu']['w'].sharding == NamedSharding(MESH, P('data'))
+
+
+# Which memory.
+
+
+def _far(shardings: Any) -> Any:
+  return jax.tree.map(lambda s: s.with_memory_kind('pinned_host'), shardings)
+
+
+def _kinds(tree: Any) -> list[Any]:
+  """The memory kind of each array, or sharding, of a tree."""
+  return [getattr(x, 'sharding', x).memory_kind for x in jax.tree.leaves(tree)]
+
+
+@pytest.fixture
+def two_memories():
+  """Whether this CPU can move arrays between its memories, which it cannot with older JAX."""
+  try:
+    jax.jit(lambda: jnp.zeros(8), out_shardings=_far(EVERYWHERE))()
+  except Exception as error:  # its class is not public
+    pytest.skip(str(error)[:80])
+
+
+IN_HOST = ('kernel', 'bias', 'scale', 'empty')
+SPLIT_BY_TWO = {'kernel': P('model'), 'tensor': P(), 'bias': P(), 'scale': P(), 'empty': P()}
+ZERO1_OF_TWO = zero1(ADABELIEF(store=CODES[2]), _named(TWO_AXES, SPLIT_BY_TWO), min_size=0)
+
+
+@pytest.mark.parametrize('name', ['zero1', *WRAPPED])
+def test_state_is_in_the_memory_of_its_parameter(name):
+  """Whether it is split or not, and not because it has the same shape; scalars and all else are in default memory."""
+  tx = ZERO1_OF_TWO if name == 'zero1' else WRAPPED[name]
+  params = _large(jnp.bfloat16 if name == 'Params' else jnp.float32)
+  near = _named(TWO_AXES, SPLIT_BY_TWO)
+  found = state_shardings(tx, params, near | {k: _far(near[k]) for k in IN_HOST})
+  default = state_shardings(tx, params, near)
+  assert set(_kinds(default)) == {EVERYWHERE.memory_kind}
+  assert jax.tree.map(lambda s: (s.mesh, s.spec), found) == jax.tree.map(lambda s: (s.mesh, s.spec), default)
+  shapes, seen = jax.eval_shape(tx.init, params), set()
+  for (path, s), x in zip(jax.tree_util.tree_leaves_with_path(found), jax.tree.leaves(shapes), strict=True):
+    of = _name_in(path)
+    expected = 'pinned_host' if of in IN_HOST and x.ndim else EVERYWHERE.memory_kind
+    assert s.memory_kind == expected, jax.tree_util.keystr(path)
+    seen.add(expected)
+  assert len(seen) == 2
+
+
+@pytest.mark.usefixtures('two_memories')
+@pytest.mark.parametrize('kind', [AxisType.Auto, AxisType.Explicit], ids=str)
+@pytest.mark.parametrize('store', [stores.Float32(), *CODES], ids=lambda s: type(s).__name__)
+def test_state_is_made_in_host_memory(store, kind):
+  """By init_sharded and by zero1, with the values of init, wherever the parameters are."""
+  mesh = _mesh(kind)
+  near = _named(mesh, {name: SPLIT[name] for name in ('kernel', 'bias')})
+  lookahead = bo.compose(bo.adam(0.1, store=store), bo.lookahead(6))  # whose slow weights begin as the parameters
+  host = {name: PARAMS[name] for name in near}
+  expected = jax.jit(lookahead.init)(host)
+  spread = zero1(lookahead, _far(_named(mesh, dict.fromkeys(near, P()))), min_size=16)
+  with jax.set_mesh(mesh):
+    for where in (near, _far(near)):
+      params = jax.device_put(host, where)
+      for state in (init_sharded(lookahead, params, _far(near)), spread.init(params)):
+        _agree(state, expected)
+        assert _kinds(state.slots) == ['pinned_host'] * len(jax.tree.leaves(state.slots))
+        assert _kinds(state.count) == [EVERYWHERE.memory_kind]
+        assert _bytes(state) < sum(x.nbytes for x in jax.tree.leaves(state)) / 2
+
+
+@pytest.mark.usefixtures('two_memories')
+@pytest.mark.parametrize('kind', [AxisType.Auto, AxisType.Explicit], ids=str)
+@pytest.mark.parametrize('row', [ROWS[2], CODED[2]], ids=str)
+@pytest.mark.parametrize('spread', [False, True], ids=['FSDP', 'ZeRO-1'])
+def test_state_in_host_memory_takes_the_same_steps(spread, row, kind):
+  """The recipe of init_sharded."""
+  mesh, tx = _mesh(kind), row.make()
+  where = _named(mesh, dict.fromkeys(_of(row, SPLIT), P()) if spread else _of(row, SPLIT))
+  tx = zero1(tx, where, min_size=16) if spread else tx
+  with jax.set_mesh(mesh):
+    params, *grads = (jax.device_put(_of(row, tree), where) for tree in (PARAMS, *MEANS))
+    near, far = state_shardings(tx, params), state_shardings(tx, params, _far(where))
+    state, every = init_sharded(tx, params, _far(where)), []
+
+    @functools.partial(jax.jit, donate_argnums=(0, 1))
+    def step(params, state, grads):
+      updates, state = tx.update(grads, jax.device_put(state, near), params)
+      return optax.apply_updates(params, updates), jax.device_put(state, far), updates
+
+    for g in grads:
+      assert set(_kinds(state.slots)) == {'pinned_host'}
+      params, state, updates = step(params, state, g)
+      every.append(updates)
+  _agree((every, state, params), _alone(row))
+  assert _bytes(state) == _eighth(state)
+  assert set(_kinds(params)) == {EVERYWHERE.memory_kind}
+
+
 def test_what_joins_parameters_is_refused():
   params = {'w': jax.ShapeDtypeStruct((8, 8), jnp.float32), 'b': jax.ShapeDtypeStruct((8,), jnp.float32)}
   with pytest.raises(Exception, match='sharding') as error:  # its class is not public
@@ -406,6 +515,24 @@ def test_zero1_is_a_value():
   apart = zero1(bo.adam(0.1), NamedSharding(AbstractMesh((8,), ('data',)), P()))
   assert pickle.loads(pickle.dumps(apart)) == apart
   assert isinstance(tx, optax.GradientTransformationExtraArgs)
+
+
+def test_zero1_of_what_cannot_be_hashed_compares_by_identity():
+  @dataclasses.dataclass(frozen=True)
+  class Scaled:
+    by: jax.Array
+
+    def __call__(self, updates, state, params=None):
+      return jax.tree.map(lambda u: self.by * u, updates), state
+
+  make = lambda: optax.GradientTransformation(optax.identity().init, Scaled(jnp.float32(-2.0)))
+  one = make()
+  assert zero1(one, EVERYWHERE) == zero1(one, EVERYWHERE)
+  assert hash(zero1(one, EVERYWHERE)) == hash(zero1(one, EVERYWHERE))
+  assert zero1(one, EVERYWHERE) != zero1(make(), EVERYWHERE)
+  params = jax.device_put({'kernel': PARAMS['kernel']}, EVERYWHERE)
+  updates = jax.jit(lambda tx, p: tx.update(p, tx.init(p))[0], static_argnums=0)(zero1(one, EVERYWHERE), params)
+  assert_equal(updates['kernel'], -2 * PARAMS['kernel'])
 
 
 def test_zero1_splits_what_it_can():
@@ -467,6 +594,60 @@ def test_zero1_without_params_and_without_gradients():
   assert updates['kernel'].sharding.is_fully_replicated
   assert_equal(np.asarray(after.slots['nu']['wide']), np.zeros(SHAPES['wide'], np.float32))
   optax.tree.map_params(tx, lambda x: x, state)  # its placeholder has no leaves
+
+
+OTHERS = {'function': jax.nn.relu, 'string': 'relu', 'objects': np.array([object(), None]), 'whole': np.arange(3)}
+GROUPED = bo.by_path({'bias': {'weight_decay': 0.0}}, functools.partial(bo.adamw, 0.1, weight_decay=0.5))
+
+
+@pytest.mark.parametrize('arrives', [('kernel', 'wide', 'bias'), ('kernel',)], ids=['all', 'one group'])
+@pytest.mark.parametrize('place', ['jit', 'shard_map'])
+def test_zero1_does_not_look_at_parameters_without_a_gradient(place, arrives):
+  """As tx.update(eqx.filter_grad(loss)(m), state, m): what is no array is None in gradients and shardings."""
+  arrays, none = jax.device_put(PARAMS, EVERYWHERE), dict.fromkeys(OTHERS)
+  model = {**arrays, **OTHERS}
+  tx = zero1(GROUPED, dict.fromkeys(PARAMS, EVERYWHERE) | none, min_size=16)
+  state = init_sharded(tx, arrays | none, dict.fromkeys(PARAMS, EVERYWHERE) | none)
+  local = none | {name: LOCAL[0][name] if name in arrives else None for name in PARAMS}
+
+  def step(local, state):
+    mean = (lambda g: g[0]) if place == 'shard_map' else lambda g: g.mean(0)
+    return tx.update(jax.tree.map(mean, local), state, model)
+
+  if place == 'shard_map':
+    specs = _specs(state_shardings(tx, arrays | none, EVERYWHERE))
+    step = jax.shard_map(step, mesh=MESH, in_specs=(P('data'), specs), out_specs=(P(), specs))
+  updates, after = jax.jit(step)(local, state)
+  grads = {name: MEANS[0][name] if name in arrives else None for name in PARAMS}
+  expected = GROUPED.update(grads, GROUPED.init(PARAMS), PARAMS)
+  assert {name: updates[name] for name in OTHERS} == none
+  _agree(
+    ({name: updates[name] for name in PARAMS}, jax.tree.leaves(after)), (expected[0], jax.tree.leaves(expected[1]))
+  )
+
+
+def test_shardings_may_be_none_where_params_are():
+  params = {'w': jax.ShapeDtypeStruct((8, 4), jnp.float32, sharding=EVERYWHERE), 'f': None}
+  for shardings in (None, EVERYWHERE, {'w': EVERYWHERE, 'f': None}):
+    assert state_shardings(bo.adam(0.1), params, shardings).slots['mu'] == {'w': EVERYWHERE, 'f': None}
+
+
+@pytest.mark.parametrize('spread', [False, True], ids=['FSDP', 'ZeRO-1'])
+@pytest.mark.parametrize('kind', [AxisType.Auto, AxisType.Explicit], ids=str)
+def test_arrays_without_elements(kind, spread):
+  """On explicit axes a state has the types of its parameters, or nothing can be added to them."""
+  mesh = _mesh(kind)
+  where = _named(mesh, {'w': P() if spread else P('data'), 'empty': P() if spread else P(None, 'data')})
+  tx = zero1(bo.adam(0.1), where, min_size=0) if spread else bo.adam(0.1)
+  with jax.set_mesh(mesh):
+    params = grads = jax.device_put({'w': jnp.ones((8, 2)), 'empty': jnp.ones((0, 8))}, where)
+    state = init_sharded(tx, params)
+    for _ in range(2):
+      updates, state = jax.jit(tx.update)(grads, state, params)
+      params = optax.apply_updates(params, updates)
+  assert params['empty'].shape == state.slots['nu']['empty'].shape == (0, 8)
+  assert_close(params['w'], jnp.full((8, 2), 1 - 0.2))
+  assert state.slots['mu']['w'].sharding.spec[0] == 'data'
 
 
 # Inside of shard_map.
@@ -582,6 +763,12 @@ def test_errors_name_the_axis_and_the_leaf():
     for function in (state_shardings, init_sharded):
       with pytest.raises(error, match=match):
         function(tx, params, shardings)
+  many = {f'layer_{i}': params['b'] for i in range(600)}
+  with pytest.raises(
+    ValueError, match=r"\['layr_77'\] belongs to no .* are: \['layer_77'\].*nearest 10 of 600"
+  ) as long:
+    state_shardings(tx, many, {'layr_77': split})
+  assert len(str(long.value)) < 400
   with pytest.raises(TypeError, match=r"params\['b'\] has the sharding SingleDeviceSharding.*jax\.device_put"):
     state_shardings(tx, {'b': jnp.ones(8)})
 

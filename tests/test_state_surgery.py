@@ -12,7 +12,6 @@ from contract_helpers import assert_equal
 
 import belief_optax as bo
 from belief_optax import interop
-from belief_optax.stores.surgery import carry_state, reset_state
 
 STORES = {
   'float32': bo.stores.Float32(),
@@ -96,8 +95,8 @@ def test_every_function_checks_the_parameters():
   for call in (
     lambda: interop.dump_state(trained(tx), tx, params),
     lambda: interop.warm_start(trained(tx), tx, tx, params),
-    lambda: reset_state(trained(tx), tx, params, '*'),
-    lambda: carry_state(trained(tx), tx, params, params),
+    lambda: bo.reset_state(trained(tx), tx, params, '*'),
+    lambda: bo.carry_state(trained(tx), tx, params, params),
   ):
     with pytest.raises(ValueError, match=r'mu of emb is float32\[16, 64\], but must be float32\[8, 64\]'):
       call()
@@ -126,8 +125,8 @@ RESULTS = {
   'convert_state': lambda state, tx: bo.convert_state(state, tx, tx, PARAMS),
   'to float32': lambda state, tx: bo.convert_state(state, tx, bo.compose(tx, store='float32'), PARAMS),
   'warm_start': lambda state, tx: interop.warm_start(state, tx, tx, PARAMS),
-  'reset_state': lambda state, tx: reset_state(state, tx, PARAMS, 'bias'),
-  'carry_state': lambda state, tx: carry_state(state, tx, PARAMS, PARAMS),
+  'reset_state': lambda state, tx: bo.reset_state(state, tx, PARAMS, 'bias'),
+  'carry_state': lambda state, tx: bo.carry_state(state, tx, PARAMS, PARAMS),
 }
 
 
@@ -157,9 +156,9 @@ def test_a_part_begins_anew(patterns, store):
   state = trained(tx)
   if patterns == ('emb?', re.compile('b.*'), 'b*'):
     with pytest.raises(ValueError, match=r"patterns: 'emb\?' match no parameter. The paths are: bias, emb"):
-      reset_state(state, tx, PARAMS, patterns)
+      bo.reset_state(state, tx, PARAMS, patterns)
     return
-  after = reset_state(state, tx, PARAMS, patterns)
+  after = bo.reset_state(state, tx, PARAMS, patterns)
   fresh = tx.init(PARAMS)
   assert_equal((after.count, after.ages), (state.count, state.ages))
   for key, slot in after.slots.items():
@@ -170,7 +169,7 @@ def test_steps_after_a_reset():
   """The count goes on, so that the bias of an average that begins anew is not corrected."""
   tx, params = bo.adam(1.0, eps=0.0), {'w': jnp.ones(1)}
   state = tx.init(params)._replace(count=jnp.asarray(10**5, jnp.int32))
-  state, sizes = reset_state(state, tx, params, 'w'), []
+  state, sizes = bo.reset_state(state, tx, params, 'w'), []
   for _ in range(20):
     updates, state = tx.update(params, state, params)
     sizes.append(-float(updates['w'][0]))
@@ -184,14 +183,14 @@ def test_what_reset_state_refuses():
   with pytest.raises(
     TypeError, match='patterns must be a glob, a compiled regular expression, or several of them, got 3'
   ):
-    reset_state(trained(tx), tx, PARAMS, [3])
+    bo.reset_state(trained(tx), tx, PARAMS, [3])
   with pytest.raises(TypeError, match='tx must be a Recipe'):
-    reset_state(trained(tx), optax.adam(1e-3), PARAMS, '*')
+    bo.reset_state(trained(tx), optax.adam(1e-3), PARAMS, '*')
   with pytest.raises(ValueError, match='reset_state needs a State with the slots'):
-    reset_state(trained(tx), bo.sgd(1e-3, momentum=0.9), PARAMS, '*')
+    bo.reset_state(trained(tx), bo.sgd(1e-3, momentum=0.9), PARAMS, '*')
   twice = {'a': {'b': jnp.ones(1)}, 'a/b': jnp.ones(1)}
   with pytest.raises(ValueError, match='params: two leaves have the path a/b'):
-    reset_state(tx.init(twice), tx, twice, 'a/b')
+    bo.reset_state(tx.init(twice), tx, twice, 'a/b')
 
 
 # carry_state.
@@ -201,14 +200,14 @@ def test_what_reset_state_refuses():
 def test_a_state_goes_over_to_a_changed_tree(store, caplog):
   tx = bo.amsgrad(1e-3, b2=SCHEDULE, store=store)
   new = {'emb': PARAMS['emb'], 'head': jnp.ones((16, 8)), 'more': [jnp.ones(3)]}
-  after, fresh, state = carry_state(trained(tx), tx, PARAMS, new), tx.init(new), trained(tx)
+  after, fresh, state = bo.carry_state(trained(tx), tx, PARAMS, new), tx.init(new), trained(tx)
   assert types(after) == types(fresh)
   assert_equal((after.count, after.ages), (state.count, state.ages))
   for key, slot in after.slots.items():
     assert_equal(slot, fresh.slots[key] | {'emb': state.slots[key]['emb']})
   assert caplog.record_tuples == [('belief_optax', 30, 'carry_state: dropped: bias; fresh: head, more/0')]
   caplog.clear()
-  assert_equal(carry_state(state, tx, PARAMS, PARAMS), state)
+  assert_equal(bo.carry_state(state, tx, PARAMS, PARAMS), state)
   assert not caplog.records
 
 
@@ -217,8 +216,8 @@ def test_resized_arrays(shape, caplog):
   tx = bo.adam(1e-3)
   new = {**PARAMS, 'emb': jnp.ones(shape)}
   with pytest.raises(ValueError, match=re.escape(f'emb was float32[16, 64] and is float32{list(shape)}. resize=True')):
-    carry_state(trained(tx), tx, PARAMS, new)
-  after = carry_state(trained(tx), tx, PARAMS, new, resize=True)
+    bo.carry_state(trained(tx), tx, PARAMS, new)
+  after = bo.carry_state(trained(tx), tx, PARAMS, new, resize=True)
   assert caplog.messages == ['carry_state: resized: emb']
   for key, slot in after.slots.items():
     expected = np.zeros(shape, np.float32)
@@ -232,7 +231,7 @@ def test_fresh_values_of_a_resized_array_are_those_of_init():
   """Of lookahead they are the parameters."""
   tx = bo.compose(bo.sgd(0.1), bo.lookahead(2))
   new = {**PARAMS, 'bias': jnp.arange(20.0)}
-  after = carry_state(tx.init(PARAMS), tx, PARAMS, new, resize=True)
+  after = bo.carry_state(tx.init(PARAMS), tx, PARAMS, new, resize=True)
   np.testing.assert_array_equal(after.slots['slow']['bias'], [*PARAMS['bias'], 16, 17, 18, 19])
 
 
@@ -241,9 +240,9 @@ def test_resized_codes(store):
   """What was coded is coded again: each value is that of a state that was decoded, resized and coded."""
   tx, plain = bo.adam(1e-3, store=STORES[store]), bo.adam(1e-3)
   new = {**PARAMS, 'emb': jnp.ones((24, 64))}
-  after = carry_state(trained(tx), tx, PARAMS, new, resize=True)
+  after = bo.carry_state(trained(tx), tx, PARAMS, new, resize=True)
   assert types(after) == types(tx.init(new))
-  expected = carry_state(bo.decode_state(trained(tx), tx), plain, PARAMS, new, resize=True)
+  expected = bo.carry_state(bo.decode_state(trained(tx), tx), plain, PARAMS, new, resize=True)
   read, coded = (bo.decode_state(x, tx).slots for x in (after, bo.convert_state(expected, plain, tx, new)))
   for name, slot in read.items():
     np.testing.assert_allclose(slot['emb'], coded[name]['emb'], rtol=0, atol=1e-37)  # no code means 0
@@ -254,19 +253,19 @@ def test_what_cannot_be_carried_over_is_all_listed():
   tx = bo.adam(1e-3)
   new = {'emb': jnp.ones((16, 64, 1)), 'bias': jnp.ones(16, jnp.complex64)}
   with pytest.raises(ValueError, match='new_params') as error:
-    carry_state(trained(tx), tx, PARAMS, new, resize=True)
+    bo.carry_state(trained(tx), tx, PARAMS, new, resize=True)
   assert str(error.value).startswith(
     'new_params: bias was float32[16] and is complex64[16]; emb was float32[16, 64] and is float32[16, 64, 1]. '
   )
   twice = {'a': {'b': jnp.ones(1)}, 'a/b': jnp.ones(1)}
   with pytest.raises(ValueError, match='new_params: two leaves have the path a/b'):
-    carry_state(trained(tx), tx, PARAMS, twice)
+    bo.carry_state(trained(tx), tx, PARAMS, twice)
 
 
 def test_carried_training_goes_on():
   """The parameter that stays takes the steps that it would have taken."""
   tx, new = bo.adabelief(1e-2), {'emb': PARAMS['emb'], 'head': jnp.ones(4)}
-  after = carry_state(trained(tx), tx, PARAMS, new)
+  after = bo.carry_state(trained(tx), tx, PARAMS, new)
   updates, _ = tx.update(jax.tree.map(jnp.ones_like, new), after, new)
   expected, _ = tx.update(jax.tree.map(jnp.ones_like, PARAMS), trained(tx), PARAMS)
   np.testing.assert_allclose(updates['emb'], expected['emb'], rtol=1e-6)

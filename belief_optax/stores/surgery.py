@@ -54,10 +54,9 @@ def reset_state(state: State, tx: Recipe, params: Any, patterns: Patterns) -> St
 
   Example:
     >>> import belief_optax as bo, jax.numpy as jnp
-    >>> from belief_optax.stores.surgery import reset_state
     >>> tx, params = bo.adam(1e-3), {'body': jnp.ones(1), 'head': jnp.ones(1)}
     >>> _, state = tx.update(params, tx.init(params))
-    >>> print(reset_state(state, tx, params, 'head').slots['nu'])
+    >>> print(bo.reset_state(state, tx, params, 'head').slots['nu'])
     {'body': Array([0.001], dtype=float32), 'head': Array([0.], dtype=float32)}
   """
   routes, chosen, paths = routes_of(tx, 'tx'), normal_patterns('patterns', patterns), _distinct('params', params)
@@ -98,10 +97,9 @@ def carry_state(state: State, tx: Recipe, old_params: Any, new_params: Any, *, r
 
   Example:
     >>> import belief_optax as bo, jax.numpy as jnp
-    >>> from belief_optax.stores.surgery import carry_state
     >>> tx, old = bo.adam(1e-3), {'emb': jnp.ones(2)}
     >>> _, state = tx.update(old, tx.init(old))
-    >>> carried = carry_state(state, tx, old, {'emb': jnp.ones(3), 'head': jnp.ones(1)}, resize=True)
+    >>> carried = bo.carry_state(state, tx, old, {'emb': jnp.ones(3), 'head': jnp.ones(1)}, resize=True)
     >>> print(carried.count, carried.slots['nu']['emb'])
     1 [0.001 0.001 0.   ]
   """
