@@ -52,13 +52,15 @@ def listing(names: Iterable[str], wanted: Sequence[str]) -> str:
 # Which group a parameter belongs to.
 
 
-def _matches(pattern: Pattern, name: str) -> bool:
+def matches(pattern: Pattern, name: str) -> bool:
+  """Whether a pattern matches the whole path; a glob also matches itself."""
   if isinstance(pattern, re.Pattern):
     return pattern.fullmatch(name) is not None
   return pattern == name or fnmatch.fnmatchcase(name, pattern)  # a glob with brackets does not match itself
 
 
-def _text(pattern: Pattern) -> str:
+def pattern_text(pattern: Pattern) -> str:
+  """A pattern as it stands in an error message."""
   return repr(pattern) if isinstance(pattern, str) else f're.compile({pattern.pattern!r})'
 
 
@@ -81,7 +83,7 @@ class Groups:
   def label(self, path: tuple[Any, ...]) -> str:
     """The group of a leaf: that of the first pattern that matches its path."""
     name = name_of(path)
-    hits = (f'group_{i}' for i, pattern in enumerate(self.patterns) if _matches(pattern, name))
+    hits = (f'group_{i}' for i, pattern in enumerate(self.patterns) if matches(pattern, name))
     return next(hits, _REST)
 
   def labels(self, tree: Any) -> Any:
@@ -91,13 +93,13 @@ class Groups:
   def check(self, params: Any) -> None:
     """Raises where a pattern matches no parameter."""
     names = [name_of(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
-    idle = [pattern for pattern in self.patterns if not any(_matches(pattern, name) for name in names)]
+    idle = [pattern for pattern in self.patterns if not any(matches(pattern, name) for name in names)]
     if not idle or not names:  # a placeholder of optax.tree.map_params has no leaves, and matches nothing
       return
     wanted = [pattern if isinstance(pattern, str) else pattern.pattern for pattern in idle]
     brackets = any('[' in pattern for pattern in idle if isinstance(pattern, str))
     raise ValueError(
-      f'by_path: {listing(map(_text, idle), wanted)} match{"es" if len(idle) == 1 else ""} no parameter. '
+      f'by_path: {listing(map(pattern_text, idle), wanted)} match{"es" if len(idle) == 1 else ""} no parameter. '
       f'The paths are: {listing(names, wanted)}.'
       + (" In a glob '[' begins a set of characters; write '[[]' for the bracket itself." if brackets else '')
     )
@@ -137,7 +139,7 @@ class ByPath(optax.GradientTransformationExtraArgs):
     return cast(Any, self.update).groups
 
   def __repr__(self) -> str:
-    names = [*map(_text, self.groups.patterns), 'default']
+    names = [*map(pattern_text, self.groups.patterns), 'default']
     rows = ''.join(f'{n}: {t!r},\n' for n, t in zip(names, self.groups.transformations, strict=True))
     return f'by_path(\n{textwrap.indent(rows, "  ")})'
 
@@ -151,7 +153,7 @@ def _naming(pattern: Pattern) -> Iterator[None]:
   try:
     yield
   except Exception as e:
-    e.add_note(f'by_path: raised by default, called with the overrides of {_text(pattern)}.')
+    e.add_note(f'by_path: raised by default, called with the overrides of {pattern_text(pattern)}.')
     raise
 
 
@@ -169,7 +171,7 @@ def _override(pattern: Pattern, factory: Callable[..., Any], overrides: Mapping[
   if unknown and others is None:
     owner = getattr(made.func, '__name__', repr(made.func))
     raise TypeError(
-      f'by_path: {_text(pattern)} overrides {", ".join(map(repr, unknown))}, but the arguments of {owner} are: '
+      f'by_path: {pattern_text(pattern)} overrides {", ".join(map(repr, unknown))}, but the arguments of {owner} are: '
       f'{listing(named, list(map(str, unknown)))}.'
     )
   bound = inspect.signature(made.func).bind_partial(*made.args, **made.keywords)
@@ -229,10 +231,10 @@ def by_path(
     if isinstance(group, optax.GradientTransformation):
       transformations.append(group)
     elif not isinstance(group, Mapping):
-      raise TypeError(f'by_path: {_text(pattern)} must map to a transformation or to overrides, got {group!r}.')
+      raise TypeError(f'by_path: {pattern_text(pattern)} must map to a transformation or to overrides, got {group!r}.')
     elif factory is None:
       raise ValueError(
-        f'by_path: {_text(pattern)} overrides arguments, but default is a transformation; '
+        f'by_path: {pattern_text(pattern)} overrides arguments, but default is a transformation; '
         'pass a factory such as functools.partial(adamw, 1e-3).'
       )
     else:

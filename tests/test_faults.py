@@ -338,3 +338,12 @@ def test_a_step_is_exported_and_serialized(store):
   symbolic = lambda x: jax.ShapeDtypeStruct((n, 64) if x.ndim else (), x.dtype)
   shapes = jax.tree.map(symbolic, (p, state, p))
   assert jax.export.export(jax.jit(tx.update))(*shapes).out_avals[0].shape[0] == n
+
+
+def test_a_state_of_a_fixed_rate_does_not_fit_a_schedule():
+  """It was KeyError: 'b2'."""
+  fixed, scheduled = bo.adam(1e-3), bo.adam(1e-3, b2=lambda _: 0.999)
+  p = jnp.ones(3)
+  for one, other in ((fixed, scheduled), (scheduled, fixed)):
+    with pytest.raises(ValueError, match=r'update needs a State with the ages of .*interop\.warm_start'):
+      one.update(p, other.init(p))

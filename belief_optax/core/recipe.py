@@ -229,6 +229,11 @@ class Update(_Lines):
     if self._reader is not None and params is None:
       raise ValueError(f'{self._reader!r} needs the parameters: call update(updates, state, params).')
     check_state('update', self._keys, state)
+    if set(state.ages) != self._ages:
+      raise ValueError(
+        f'update needs a State with the ages of {sorted(self._ages)}, but got {sorted(state.ages)}: a decay rate '
+        'that is a schedule has an age. Carry a state from a fixed rate to a schedule, or back, by interop.warm_start.'
+      )
     leaves, tree = jax.tree.flatten(updates, is_leaf=lambda x: x is None)
     if not all(g is None or isinstance(g, jax.Array) for g in leaves):
       trees.check_inexact('update', updates)
@@ -248,6 +253,10 @@ class Update(_Lines):
   @functools.cached_property
   def _keys(self) -> list[str]:
     return keys_of(self.routes)
+
+  @functools.cached_property
+  def _ages(self) -> set[str]:
+    return set(scheduled_rates(self.lines))
 
   @functools.cached_property
   def _bare_routes(self) -> tuple[Route, ...]:

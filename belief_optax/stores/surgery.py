@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from belief_optax.core import Recipe, State, check_state, dtypes, keys_of
-from belief_optax.param_groups import Pattern, _matches, _text
+from belief_optax.param_groups import Pattern, matches, pattern_text
 from belief_optax.stores import Route
 from belief_optax.stores.base import Kept
 from belief_optax.stores.convert import (
@@ -185,10 +185,10 @@ def normal_patterns(name: str, patterns: Any) -> tuple[Pattern, ...]:
 
 def matching(patterns: Sequence[Pattern], text: str) -> bool:
   """Whether one of the patterns matches the whole text."""
-  return any(_matches(pattern, text) for pattern in patterns)
+  return any(matches(pattern, text) for pattern in patterns)
 
 
 def idle(patterns: Sequence[Pattern], texts: Iterable[str]) -> list[str]:
   """The patterns that match none of the texts, as they are written."""
   texts = list(texts)
-  return [_text(pattern) for pattern in patterns if not any(_matches(pattern, text) for text in texts)]
+  return [pattern_text(pattern) for pattern in patterns if not any(matches(pattern, text) for text in texts)]
