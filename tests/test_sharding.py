@@ -768,6 +768,10 @@ def test_errors_name_the_axis_and_the_leaf():
   ) as long:
     state_shardings(tx, many, {'layr_77': split})
   assert len(str(long.value)) < 400
+  wrong = r"params\['f'\] is no array but 'relu'. Leave it out: pass equinox\.filter"
+  for init in (lambda p: state_shardings(tx, p, EVERYWHERE), zero1(tx, EVERYWHERE).init):
+    with pytest.raises(TypeError, match=wrong):
+      init({'b': jnp.ones(8), 'f': 'relu'})
   with pytest.raises(TypeError, match=r"params\['b'\] has the sharding SingleDeviceSharding.*jax\.device_put"):
     state_shardings(tx, {'b': jnp.ones(8)})
 

@@ -83,8 +83,7 @@ def abstract_state(tx: Any, params: Any, param_shardings: Any = None) -> Any:
     With Orbax: `orbax.checkpoint.StandardCheckpointer().restore(directory, target)`.
   """
   layout = Layout.of(params, param_shardings)
-  shardings = jax.tree_util.tree_map_with_path(lambda path, x: layout.at(path, jnp.shape(x)), params)
-  return placed(tx.init, params, shardings, layout.mesh)
+  return placed(tx.init, params, for_each(layout.at, params), layout.mesh)
 
 
 def init_sharded(tx: Any, params: Any, param_shardings: Any = None) -> Any:
@@ -217,6 +216,20 @@ class Layout:
     except ValueError as e:
       raise ValueError(f'{wrong}: {e}') from e
     return sharding
+
+
+def for_each(sharding: Callable[[Path, tuple[int, ...]], NamedSharding], params: Any) -> Any:
+  """A full tree of shardings, of a function of path and shape; None where there is no parameter."""
+
+  def of(path: Path, p: Any) -> NamedSharding:
+    if not hasattr(p, 'shape') and not isinstance(p, int | float | complex):
+      raise TypeError(
+        f'params{keystr(path)} is no array but {p!r:.80}. Leave it out: pass equinox.filter(params, eqx.is_array), the '
+        'part of a partition, or None in its place.'
+      )
+    return sharding(path, jnp.shape(p))
+
+  return jax.tree_util.tree_map_with_path(of, params)
 
 
 def keystr(path: Path) -> str:

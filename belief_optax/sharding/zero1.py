@@ -21,6 +21,7 @@ from belief_optax.sharding.placement import (
   check_local,
   far_kind,
   fitting,
+  for_each,
   keystr,
   local_params,
   mark,
@@ -191,13 +192,13 @@ class _Init:
   def __call__(self, params: Any) -> Any:
     if self.plan.inside:
       raise ValueError('zero1: create the state outside of jax.shard_map, where arrays have their whole shapes.')
-    # optax.tree.map_params calls init with a placeholder that has no leaves, and no place.
-    init = jax.jit(functools.partial(_init_parts, self.plan)) if jax.tree.leaves(params) else self.plan.tx.init
-    return init(params)
+    if not jax.tree.leaves(params):  # optax.tree.map_params has a placeholder without leaves, and so without places
+      return self.plan.tx.init(params)
+    shardings = for_each(self.plan.part, params)
+    return jax.jit(functools.partial(_init_parts, self.plan, shardings))(params)
 
 
-def _init_parts(plan: _Plan, params: Any) -> Any:
-  shardings = jax.tree_util.tree_map_with_path(lambda path, p: plan.part(path, jnp.shape(p)), params)
+def _init_parts(plan: _Plan, shardings: Any, params: Any) -> Any:
   state = plan.tx.init(plan.place(plan.part, jax.tree.map(on_device, params)))
   where = placed(plan.tx.init, params, shardings, plan.layout.mesh)
   return jax.tree.map(lambda x, like: _keep(_place(x, like.sharding), like.sharding), state, where)
@@ -260,11 +261,10 @@ def _check_splits(plan: _Plan, params: Any) -> None:
   """Raises where an array of the state is whole and its parameter is not, as tiles that the axis does not divide."""
   whole = lambda path, x: jax.ShapeDtypeStruct(_whole_shape(plan, path, x), dtypes.of(x))
   params = jax.tree_util.tree_map_with_path(whole, params)
-  shardings = jax.tree_util.tree_map_with_path(lambda path, p: plan.part(path, p.shape), params)
   mesh = plan.layout.mesh
   # Without the parameters for which no update arrives, a pattern of by_path may match nothing.
   init = plan.tx.groups.partition.init if isinstance(plan.tx, ByPath) else plan.tx.init
-  marked = mark(init, params, shardings, mesh)
+  marked = mark(init, params, for_each(plan.part, params), mesh)
   split = lambda spec: any(plan.axis in axes_of(entry) for entry in spec)
   for path, x in jax.tree_util.tree_leaves_with_path(marked):
     if split(x.sharding.spec) and not split(fitting(x, mesh)):
