@@ -42,7 +42,7 @@ from benchmarks.step import count, describe_machine, nbytes, table
 from examples._common import COLORS, directory, save
 
 ROOT = pathlib.Path(__file__).parents[1]
-FLOAT, TILE, COUNT = 4, 256, 4  # bytes of a parameter, elements of a tile, bytes of the number of steps
+FLOAT, COUNT = 4, 4  # bytes of a parameter, bytes of the number of steps
 MEMORY = 80e9  # bytes of a device
 DEVICES = (8, 64, 512)
 
@@ -78,7 +78,7 @@ TREES = {
   '70B': Model(80, 8192, 28_672, 1024),
 }
 TINY = {'tiny': Model(8, 128, 512, 128, vocabulary=1024, min_size=4096)}
-STORES = {'float32': 8.0, 'bfloat16': 4.0, 'packed16': 4.0, 'int8': 2 + 2 / TILE, 'int4': 1 + 2 / TILE}  # B/parameter
+STORES = {'float32': 8.0, 'bfloat16': 4.0, 'packed16': 4.0, 'int8': 2.0}  # B/parameter
 Step = Callable[[Any, Any, Any], tuple[Any, Any]]  # of parameters, state and gradients: parameters and state
 
 
@@ -102,7 +102,7 @@ LAYOUTS = {
   'zero1-shard_map': Layout('ZeRO-1, shard_map', 'the same value inside `jax.shard_map`', passes=2),
   'fsdp': Layout(
     'FSDP',
-    'parameters, gradients and state split in the largest dimension that the devices divide, if it can be not the last',
+    'parameters, gradients and state split in the largest dimension that the devices divide',
     split_params=True,
     model_passes=3,
   ),
@@ -112,7 +112,6 @@ LAYOUTS = {
 def split(shape: tuple[int, ...], n: int, min_size: int) -> P:
   """How FSDP splits an array; whole where it is small or nothing divides."""
   dims = [i for i, side in enumerate(shape) if side % n == 0 and math.prod(shape) >= min_size]
-  dims = [i for i in dims if i < len(shape) - 1] or dims  # tiles are pieces of rows
   return P(*[None] * dim, 'data') if (dim := max(dims, key=lambda i: shape[i], default=None)) is not None else P()
 
 
@@ -197,34 +196,27 @@ def collectives(program: str, n: int) -> dict[str, dict[str, float]]:
 
 
 def on_paper(parameters: int, n: int, layout: str, store: str) -> dict[str, float]:
-  """Bytes per device if every array were coded, in tiles of 256, and split: what a formula per parameter says."""
+  """Bytes per device if every array were coded and split: what a formula per parameter says."""
   how, whole = LAYOUTS[layout], FLOAT * parameters * (n - 1) / n
   state = STORES[store] * parameters / (n if how.split_state else 1) + COUNT
   return {'state': state, 'wire': how.passes * whole, 'model_wire': how.model_passes * whole}
 
 
 def excess(c: Case, n: int, layout: str, store: str) -> dict[str, float]:
-  """Why there are more bytes of state than on paper: float32 in a store of less, tiles, arrays that are not split."""
+  """Why there are more bytes of state than on paper: float32 in a store of less, arrays that are not split."""
   parts, slots = n if LAYOUTS[layout].split_state else 1, jax.tree.leaves(c.state.slots)
   uncoded = [x for x in slots if x.dtype == jnp.float32] if store != 'float32' else []
   # A pair of moments that is kept as it is stands in one array with a last axis for the two.
   small = nbytes(uncoded) * (1 - STORES[store] / 8) / parts
-  ideal = STORES[store] * count(c.params) / parts
   return {
     'float32': small,
-    'tiles': nbytes(slots) / parts - ideal - small,
     'whole': sum(on_device(x) - nbytes(x) / parts for x in slots),
   }
 
 
 def program(c: Case, n: int, layout: str) -> dict[str, Any]:
-  """What the compiled step says of itself, or why there is none."""
-  try:
-    compiled = jax.jit(step_of(c, layout), donate_argnums=(0, 1)).lower(c.params, c.state, c.grads).compile()
-  except ValueError as e:
-    if not str(e).startswith('zero1: '):
-      raise
-    return {'refused': str(e)}
+  """What the compiled step says of itself."""
+  compiled = jax.jit(step_of(c, layout), donate_argnums=(0, 1)).lower(c.params, c.state, c.grads).compile()
   memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
   found = collectives(compiled.as_text(), n)
   return {
@@ -312,8 +304,6 @@ def grouped(rows: Sequence[Row], *names: str) -> Iterator[tuple[tuple[Any, ...],
 
 
 def said_collectives(row: Row) -> str:
-  if 'refused' in row.of:
-    return 'refused'
   several = lambda of: f' ({of["arrays"]} arrays)' if of['arrays'] > of['ops'] else ''
   found = row.of['collectives'].items()
   return ', '.join(f'{of["ops"]} {SHORT.get(kind, kind)}{several(of)}' for kind, of in sorted(found)) or 'none'
@@ -332,7 +322,7 @@ def main_table(rows: Sequence[Row]) -> str:
   stores, lines = columns(rows), []
   for (n, layout), group in grouped(rows, 'n', 'layout'):
     cells, first = {row.store: state_cell(row) for row in group}, group[0].of
-    wire = by_store(group, lambda row: gib(row.of['wire']) if 'wire' in row.of else 'refused')
+    wire = by_store(group, lambda row: gib(row.of['wire']))
     of = [gib(first['params']), gib(first['grads']), *(cells.get(store, '') for store in stores)]
     model = gib(first['paper']['model_wire'])
     lines.append([f'{n}, {LAYOUTS[layout].title}', *of, by_store(group, said_collectives), wire, model])
@@ -384,9 +374,7 @@ def fsdp_reading(rows: Sequence[Row]) -> list[str]:
   if not said:
     return [first]
   return [
-    f'{first} The others have to do with the exponents of tiles, which are pieces of rows of at least 96 elements: '
-    'where the devices split rows and do not divide the number of tiles in one, as those of an embedding of 128256 '
-    'rows, every device keeps all its exponents and the update communicates. GiB on the wire and GiB allocated:',
+    f'{first} The others, in GiB on the wire and GiB allocated:',
     '\n'.join(said),
   ]
 
@@ -412,10 +400,6 @@ def zero_reading(rows: Sequence[Row]) -> list[str]:
       said = f'{none} of {len(steps)} compiled steps have no reduce-scatter, but all-reduce whole gradients'
     lines.append(f'{LAYOUTS[layout].title}: {said}; the wire carries {between(ratios)} times the bytes of plain.')
   lines[:1] = [f'**ZeRO-1.** {line}' for line in lines[:1]]
-  refused = grouped([row for row in rows if 'refused' in row.of], 'n', 'store')
-  if said := [f'{store} on {n} devices ({listed([row.tree for row in group])})' for (n, store), group in refused]:
-    example = next(row for row in rows if 'refused' in row.of)
-    lines.append(f'Refused: {listed(said)}. The error of {example.tree}, {example.store}: `{example.of["refused"]}`')
   return [' '.join(lines)] if lines else []
 
 
@@ -423,9 +407,7 @@ def paper_text(rows: Sequence[Row]) -> list[str]:
   lines, off = [], lambda row: abs(row.off)
   for (layout, store), group in grouped(rows, 'layout', 'store'):
     worst = max(group, key=off)
-    causes = [
-      percent(worst.of['excess'][cause] / worst.of['paper']['state']) for cause in ('float32', 'tiles', 'whole')
-    ]
+    causes = [percent(worst.of['excess'][cause] / worst.of['paper']['state']) for cause in ('float32', 'whole')]
     if off(worst):
       name = f'{LAYOUTS[layout].title}, {store}'
       lines.append([name, percent(worst.off), f'{worst.tree}, {worst.n}', *causes])
@@ -441,13 +423,13 @@ def paper_text(rows: Sequence[Row]) -> list[str]:
     f'On paper a state has as many bytes per parameter: {formulas}; all of it split where the layout splits state. '
     f'Relative to that, the state that the shardings give differs by at most {percent(worst.off)} '
     f'({worst.tree}, {worst.n} devices, {LAYOUTS[worst.layout].title}, {worst.store}). For each layout and store the '
-    'largest difference, where it is, and of what it consists: arrays that the store keeps in float32, tiles of fewer '
-    f'than {TILE} elements, arrays and exponents that are whole on each device. Where it is not listed it is 0.',
-    table(['layout, store', 'difference', 'tree, devices', 'in float32', 'tiles', 'whole'], lines),
+    'largest difference, where it is, and of what it consists: arrays that the store keeps in float32, and '
+    'arrays that are whole on each device. Where it is not listed it is 0.',
+    table(['layout, store', 'difference', 'tree, devices', 'in float32', 'whole'], lines),
     f'The arguments of the {len(compiled)} compiled programs have the bytes of these shards: the largest difference is '
     f'{sums} bytes. Bytes on the wire differ from paper by at most '
     f'{listed([f"{percent(off)} ({title})" for title, off in wires.items()])}, as small arrays are only '
-    'reduced, and exponents that stay whole are gathered; with FSDP paper says 0.',
+    'reduced; with FSDP paper says 0.',
   ]
 
 
@@ -455,7 +437,7 @@ def beside_text(rows: Sequence[Row]) -> list[str]:
   tree = '8B' if any(row.tree == '8B' for row in rows) else rows[0].tree
   stores, lines = columns(rows), []
   for (n, layout), group in grouped([row for row in rows if row.tree == tree], 'n', 'layout'):
-    cell = lambda of: f'{gib(of["temp"])}, {gib(of["accessed"])}' if 'temp' in of else 'refused'
+    cell = lambda of: f'{gib(of["temp"])}, {gib(of["accessed"])}'
     cells = {row.store: cell(row.of) for row in group}
     lines.append([f'{n}, {LAYOUTS[layout].title}', *(cells.get(store, '') for store in stores)])
   ratios = []
@@ -508,7 +490,7 @@ def markdown(report: dict[str, Any]) -> str:
     'a ring, from the shapes in the program; real networks have other algorithms. Only the step of the optimizer is '
     'compiled, not the model. Parameters and gradients are float32; activations and splits over more than one axis are '
     'not counted.',
-    f'{note}*{facts["date"]}, {len(rows)} rows, all compiled or refused, {seconds / 60:.1f} minutes, {versions}*',
+    f'{note}*{facts["date"]}, {len(rows)} rows, all compiled, {seconds / 60:.1f} minutes, {versions}*',
   ]
   return '\n\n'.join(sections) + '\n'
 

@@ -174,14 +174,7 @@ ALGORITHM_ROWS = (
     'adabelief', 'independent', rectify=True, degenerate_to_sgd=True, weight_decay=1e-5, weight_decay_mode='independent'
   ),
   _row('adabelief', 'packed16', kept={'mu+nu.packed16': 'uint32'}, store=stores.Packed16(min_size=0)),
-  _row('adabelief', 'int8', kept={'mu+nu.int8': 'uint16', 'mu+nu.exponents': 'uint16'}, store=stores.Int8(min_size=0)),
-  _row(
-    'adabelief',
-    'int4',
-    kept={'mu+nu.int4': 'uint8', 'mu+nu.exponents': 'uint16'},
-    slow=True,
-    store=stores.Int4(min_size=0),
-  ),
+  _row('adabelief', 'int8', kept={'mu+nu.direction': 'uint16'}, store='int8'),
   _row('adabelief', 'bfloat16', kept={'mu': 'bfloat16', 'nu': 'bfloat16'}, store='bfloat16'),
   _row('scale_by_belief', factory=descend_by_belief),
   _row('adam'),

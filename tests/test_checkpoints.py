@@ -31,7 +31,6 @@ STORES = {
   'bfloat16': stores.BFloat16(),
   'packed16': stores.Packed16(min_size=256),
   'int8': stores.Int8(min_size=256),
-  'int4': stores.Int4(min_size=256),
   'packed16, other sizes': stores.Packed16(min_size=0),
   'int8, other sizes': stores.Int8(min_size=0),
 }

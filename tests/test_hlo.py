@@ -57,9 +57,6 @@ def collectives(program):
 # versions of XLA differ. They are pinned, so that a compiler or a formula that does better is noticed.
 NOT_IN_PLACE = {
   'adabelief-bfloat16': (2, 1),  # the new mean, which ends in a cast, is computed again from the old one by each kernel
-  # Codes wait for the largest of their tile, and with them two moments or their logarithms.
-  'adabelief-int4': (0, 3.005, 2.018, 2.012),
-  'adabelief-int8': (0, 3.005, 2.018, 2.012),
   'adam-bfloat16-mean': (1, 0.5),  # the step uses the mean before its rounding, so the old one is needed to the end
   'presets.ranger_adabelief.ranger-decayed': (2, 5),  # centralized, chosen by step, synchronized: waits at each
   'presets.timm.rmsprop_tf-cautious': (0, 1),  # the direction waits for its own mean

@@ -101,9 +101,8 @@ def compose(*pieces: Recipe, store: StoreLike | None = None) -> Recipe:
 
   Args:
     *pieces: pieces and other compositions, whose lines are taken in order.
-    store: how the slots are kept between the steps: `'float32'`, `'params'`, `'bfloat16'`, `'packed16'`, `'int8'`,
-      `'int4'`, a `stores.Store`, or a mapping from slots to one of these; None for the store of the compositions, or
-      float32.
+    store: how the slots are kept between the steps: `'float32'`, `'params'`, `'bfloat16'`, `'packed16'`, `'int8'`, a
+      `stores.Store`, or a mapping from slots to one of these; None for the store of the compositions, or float32.
 
   Returns:
     A `Recipe`: an `optax.GradientTransformationExtraArgs` that runs all lines in one pass over memory.

@@ -18,6 +18,7 @@ class Slot(NamedTuple):
     fill: its value before the first step: a number, an array, a schedule, which is called with 0, or `'params'` for a
       copy of the parameter.
     exact: whether every store keeps it as it is.
+    scale: the slot whose root is its scale, where there is one: the mean of a gradient has that of its squares.
   """
 
   name: str
@@ -25,6 +26,7 @@ class Slot(NamedTuple):
   dtype: Any = None
   fill: Any = 0.0
   exact: bool = False
+  scale: str = ''
 
   def init(self, p: Any, pairs: bool = False) -> jax.Array:
     """The array for a parameter. With `pairs` a complex parameter, and what is kept of it, is two real ones."""

@@ -49,7 +49,9 @@ def check_state(who: str, names: Sequence[str], state: Any) -> None:
   """Raises where what is taken for a state of a composition has other slots, or counts in something but integers."""
   found = list(state.slots) if isinstance(state, State) else type(state).__name__
   if not isinstance(state, State) or set(found) != set(names):
-    raise ValueError(f'{who} needs a State with the slots {names}, as init makes it, but got {found}.')
+    tiles = isinstance(state, State) and any(key.endswith('.exponents') for key in state.slots)
+    hint = ' That is what version 0.1.0 wrote with int8 or int4: `convert_state` reads it.' if tiles else ''
+    raise ValueError(f'{who} needs a State with the slots {names}, as init makes it, but got {found}.{hint}')
   if not jnp.issubdtype(dtypes.of(state.count), jnp.integer):
     raise TypeError(
       f'{who} needs a State whose count is an integer, but it has dtype {dtypes.of(state.count)}: '
@@ -121,7 +123,7 @@ class Rule:
       x = line.begin(x) if on else x
     for i, (line, k, on) in enumerate(zip(self.lines, ks, self.active, strict=True)):
       if i == self._bounded_at:
-        x = x.set(g=formulas.bounded(x.g, formulas.largest_gradient(x.g)))
+        x = x.set(g=formulas.bounded(x.g, min(formulas.largest_gradient(x.g), *(box.largest for box in boxes))))
       if on:
         before, x = x, line.step(x, k)
         _check_writes(line, before.slots, x.slots)
@@ -168,6 +170,10 @@ class _Box:
   real: Any
   dither: Callable[[int], Any]
   new: tuple[Any, ...] | None = None
+
+  @property
+  def largest(self) -> float:
+    return self.route.store.largest_gradient(self.route.group, self.old)
 
   def load(self, kept: tuple[Any, ...]) -> dict[str, Any]:
     values = self.route.store.load(self.route.group, kept)

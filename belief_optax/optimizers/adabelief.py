@@ -42,8 +42,8 @@ def scale_by_belief(
     residual: `'current'` for $g_t - m_t$, `'debiased'` for $g_t - m_t/(1-b_1^t)$, `'previous'` for $g_t - m_{t-1}$. The
       debiased residual of the first step is 0: give `eps_root` a weight, or that step is huge.
     eps_scaled: whether bias correction applies to the step instead of the moments ("eps-hat").
-    store: how the slots are kept between the steps: `'float32'`, `'params'`, `'bfloat16'`, `'packed16'`, `'int8'`,
-      `'int4'`, a `stores.Store`, or a mapping from slots to one of these.
+    store: how the slots are kept between the steps: `'float32'`, `'params'`, `'bfloat16'`, `'packed16'`, `'int8'`, a
+      `stores.Store`, or a mapping from slots to one of these.
 
   Returns:
     A `Recipe`: an `optax.GradientTransformationExtraArgs` that prints and compares as the list of its lines.
@@ -133,8 +133,8 @@ def adabelief(
     residual: `'current'` for $g_t - m_t$, `'debiased'` for $g_t - m_t/(1-b_1^t)$, `'previous'` for $g_t - m_{t-1}$. The
       debiased residual of the first step is 0: give `eps_root` a weight, or that step is huge.
     eps_scaled: whether bias correction applies to the step instead of the moments ("eps-hat").
-    store: how the slots are kept between the steps: `'float32'`, `'params'`, `'bfloat16'`, `'packed16'`, `'int8'`,
-      `'int4'`, a `stores.Store`, or a mapping from slots to one of these.
+    store: how the slots are kept between the steps: `'float32'`, `'params'`, `'bfloat16'`, `'packed16'`, `'int8'`, a
+      `stores.Store`, or a mapping from slots to one of these.
 
   Returns:
     A `Recipe`: an `optax.GradientTransformationExtraArgs` that prints and compares as the list of its lines.

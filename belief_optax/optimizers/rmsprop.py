@@ -50,8 +50,8 @@ def rmsprop(
     weight_decay_mask: what decays: a tree of bools, a prefix of one, or a callable `params -> mask`; None for all.
     weight_decay_mode: how parameters decay: by the learning rate times w (`'decoupled'`), through the gradient
       (`'l2'`), by w alone (`'fixed'`), or by w times the learning rate relative to its first value (`'independent'`).
-    store: how the slots are kept between the steps: `'float32'`, `'params'`, `'bfloat16'`, `'packed16'`, `'int8'`,
-      `'int4'`, a `stores.Store`, or a mapping from slots to one of these.
+    store: how the slots are kept between the steps: `'float32'`, `'params'`, `'bfloat16'`, `'packed16'`, `'int8'`, a
+      `stores.Store`, or a mapping from slots to one of these.
 
   Returns:
     A `Recipe`: an `optax.GradientTransformationExtraArgs` that prints and compares as the list of its lines.

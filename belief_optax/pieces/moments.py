@@ -43,7 +43,7 @@ class FirstMoment(Line):
 
   @property
   def slots(self) -> tuple[Slot, ...]:
-    return (Slot('mu', dtype=self.dtype),)
+    return (Slot('mu', dtype=self.dtype, scale='nu'),)
 
   def scalars(self, now: Now) -> Any:
     return 1 - now(self.b1)
@@ -214,7 +214,7 @@ class CenteredMoment(Line):
 
   @property
   def slots(self) -> tuple[Slot, ...]:
-    return Slot('mu'), Slot('nu', real=True, fill=self.initial)
+    return Slot('mu', scale='nu'), Slot('nu', real=True, fill=self.initial)
 
   def scalars(self, now: Now) -> Any:
     decay = now(self.decay)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import AxisType, NamedSharding
 
-from belief_optax.core import Recipe, arguments, dtypes
+from belief_optax.core import Recipe, arguments
 from belief_optax.core.piece import comparable
 from belief_optax.param_groups import ByPath, moving
 from belief_optax.sharding.placement import (
@@ -20,11 +20,9 @@ from belief_optax.sharding.placement import (
   axes_of,
   check_local,
   far_kind,
-  fitting,
   for_each,
   keystr,
   local_params,
-  mark,
   marking,
   on_device,
   placed,
@@ -234,7 +232,6 @@ def _update_inside(plan: _Plan, updates: Any, state: Any, params: Any, extra_arg
       f'composition of belief_optax whose lines all are, or by_path over such. Use jax.jit for {plan.tx!r}.'
     )
   check_local(updates, plan.axis)
-  _check_splits(plan, updates if params is None else params)
   leaves = jax.tree_util.tree_leaves_with_path(updates)
   dims = {path: plan.dim(path, _whole_shape(plan, path, u)) for path, u in leaves}
   each = lambda move, tree: jax.tree_util.tree_map_with_path(lambda path, x: move(x, plan.axis, dims[path]), tree)
@@ -255,23 +252,6 @@ def _whole_shape(plan: _Plan, path: Path, x: Any) -> tuple[int, ...]:
   entries = (*plan.layout.above(path).spec, *[None] * x.ndim)
   times = lambda entry: math.prod(plan.layout.mesh.shape[axis] for axis in axes_of(entry) if axis in manual)
   return tuple(side * times(entry) for side, entry in zip(x.shape, entries, strict=False))
-
-
-def _check_splits(plan: _Plan, params: Any) -> None:
-  """Raises where an array of the state is whole and its parameter is not, as tiles that the axis does not divide."""
-  whole = lambda path, x: jax.ShapeDtypeStruct(_whole_shape(plan, path, x), dtypes.of(x))
-  params = jax.tree_util.tree_map_with_path(whole, params)
-  mesh = plan.layout.mesh
-  # Without the parameters for which no update arrives, a pattern of by_path may match nothing.
-  init = plan.tx.groups.partition.init if isinstance(plan.tx, ByPath) else plan.tx.init
-  marked = mark(init, params, for_each(plan.part, params), mesh)
-  split = lambda spec: any(plan.axis in axes_of(entry) for entry in spec)
-  for path, x in jax.tree_util.tree_leaves_with_path(marked):
-    if split(x.sharding.spec) and not split(fitting(x, mesh)):
-      raise ValueError(
-        f'zero1: the state{keystr(path)} of shape {x.shape} cannot be split as its parameter is, over the '
-        f'{mesh.shape[plan.axis]} devices of {plan.axis!r}: inside jax.shard_map, use another store or min_size.'
-      )
 
 
 def _scatter(g: Any, axis: str, dim: int | None) -> Any:

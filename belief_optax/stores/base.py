@@ -58,7 +58,8 @@ class Store:
   What is kept is a tuple of arrays, of which each stands in a tree of its own in `State.slots`, with the structure of
   the parameters. To write a store, subclass this as a frozen dataclass:
 
-  - `parts` names the arrays: the first has the parameter's shape, and others may have one that divides it. A name that
+  - `parts` names the arrays. Each has the parameter's shape; a trailing axis may follow. What is kept of an element
+    depends on that element alone, so every sharding is local. A name that
     is not empty becomes part of the key in `State.slots`: codes whose bits only this store can read need one, as a
     checkpoint that is restored for another store is cast, without an error, where only the dtype differs;
   - `init` makes what is kept of the first values;
@@ -113,6 +114,10 @@ class Store:
     return TypeError(
       f'the state of {names}, which holds {held}, was written by another store than {self!r}: see `convert_state`.'
     )
+
+  def largest_gradient(self, group: Group, kept: Kept) -> float:
+    """The largest gradient whose square it can hold."""
+    return math.inf
 
   def load(self, group: Group, kept: Kept) -> Sequence[jax.Array]:
     """The values of a group."""
@@ -274,7 +279,8 @@ class PerSlot(Store):
 
 
 STORES: dict[str, Callable[[], Store]] = {'float32': Float32}
-StoreName = Literal['float32', 'params', 'bfloat16', 'packed16', 'int8', 'int4']
+REMOVED = {'int4': "'int4' was removed, as its steps were off by 60 % and more: use 'int8'"}
+StoreName = Literal['float32', 'params', 'bfloat16', 'packed16', 'int8']
 StoreLike = StoreName | Store | Mapping[str, StoreName | Store]
 
 
@@ -295,7 +301,7 @@ def resolve(name: str, store: Any) -> Store:
   Example:
     >>> from belief_optax import stores
     >>> stores.resolve('store', {'nu': 'int8'})
-    PerSlot(Float32(), nu=Int8(min_size=4096, mask=None))
+    PerSlot(Float32(), nu=Int8(min_size=0, mask=None))
   """
   if isinstance(store, Store):
     return store
@@ -305,4 +311,5 @@ def resolve(name: str, store: Any) -> Store:
     return STORES[store]()
   error = ValueError if isinstance(store, str) else TypeError
   choices = ', '.join(map(repr, STORES))
-  raise error(f'{name} must be one of {choices}, a Store or a mapping from slots to either, got {store!r}.')
+  hint = f' ({REMOVED[store]})' if isinstance(store, str) and store in REMOVED else ''
+  raise error(f'{name} must be one of {choices}, a Store or a mapping from slots to either, got {store!r}{hint}.')

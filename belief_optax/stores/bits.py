@@ -19,8 +19,8 @@ import numpy as np
 # XLA:CPU's float minimum, maximum and their reductions may lose a NaN.
 _TINY = np.uint32(0x00800000)  # the least number that XLA does not flush to 0
 _TOP = np.uint32(0x7F000000)  # 2^127: rounding up never reaches infinity
-_INFINITY = np.uint32(0x7F800000)
-_NAN = np.uint32(0x7FC00000)  # far from the NaN whose next number would be -0
+INFINITY = np.uint32(0x7F800000)
+NAN = np.uint32(0x7FC00000)  # far from the NaN whose next number would be -0
 _SIGN = np.uint32(0x80000000)
 
 # 1/p and 1/p^2 with p^3 = p + 1: the two-dimensional sequence of least known discrepancy (Roberts).
@@ -69,7 +69,7 @@ def cut_positive(x: jax.Array, drop: int, r: jax.Array) -> jax.Array:
 
 
 def _cut(size: jax.Array, drop: int, r: jax.Array) -> jax.Array:
-  size = jnp.where(size >= _INFINITY, _NAN, jnp.minimum(size, _TOP))
+  size = jnp.where(size >= INFINITY, NAN, jnp.minimum(size, _TOP))
   return (size + (r >> (32 - drop))) & np.uint32(2**32 - 2**drop)
 
 

@@ -12,6 +12,7 @@ from belief_optax.core import Recipe, State, check_state, compose, dtypes, keys_
 from belief_optax.param_groups import name_of
 from belief_optax.stores import Route, bits
 from belief_optax.stores.base import Kept
+from belief_optax.stores.legacy import without_tiles
 
 # What is kept of all parameters: for each key of `State.slots` the leaves, in order.
 Leaves = Mapping[str, Sequence[Any]]
@@ -47,7 +48,9 @@ def decode_state(state: State, tx: Recipe) -> State:
     >>> list(state.slots), list(bo.decode_state(state, tx).slots)
     (['mu+nu.packed16'], ['mu', 'nu'])
   """
-  routes = routes_of(tx, 'tx')
+  routes_of(tx, 'tx')
+  state, tx = without_tiles(state, tx)
+  routes = tx.routes
   check_state('decode_state', keys_of(routes), state)
   slots = {}
   for route in routes:
@@ -61,7 +64,7 @@ def convert_state(state: State, tx_from: Recipe, tx_to: Recipe, params: Any) -> 
   """Keeps a state of one store by another.
 
   Args:
-    state: a state of `tx_from`.
+    state: a state of `tx_from`; one that version 0.1.0 wrote with int8 or int4 is read, whatever store that names.
     tx_from: the recipe that made it.
     tx_to: a recipe with the same slots and any store.
     params: the parameters, or their shapes: masks and sizes say which leaves are coded.
@@ -83,7 +86,9 @@ def convert_state(state: State, tx_from: Recipe, tx_to: Recipe, params: Any) -> 
     >>> state.slots['mu+nu.packed16'].dtype.name
     'uint32'
   """
-  routes, targets = routes_of(tx_from, 'tx_from'), routes_of(tx_to, 'tx_to')
+  routes_of(tx_from, 'tx_from')
+  state, tx_from = without_tiles(state, tx_from)
+  routes, targets = tx_from.routes, routes_of(tx_to, 'tx_to')
   check_state('convert_state', keys_of(routes), state)
   owners = {slot.name: (route, i) for route in routes for i, slot in enumerate(route.group)}
   names = [slot.name for route in targets for slot in route.group]
