@@ -444,7 +444,8 @@ def letters_task(layers: int = 1, width: int = WIDTH, steps: int = 1000, seeds: 
 
   scores = lambda logits, y: {'nats per character': cross_entropy(logits, y)}
   title = f'a transformer of {layers} layer{"s"[: layers > 1]}, width {width} and context {CONTEXT} on the '
-  title += f'{len(text):,} characters ({len(alphabet)} distinct) of pydoc_data.topics, Python {sys.version.split()[0]}, batches of 8'
+  title += f'{len(text):,} characters ({len(alphabet)} distinct) of pydoc_data.topics, '
+  title += f'Python {sys.version.split()[0]}, batches of 8'
   return Task(title, WIDE[:3], steps, seeds, draw, transformer, cross_entropy, scores)
 
 
