@@ -1,11 +1,11 @@
-"""What states and parameters of few bits save and what they cost: bytes, rounding, training, speed.
+"""What low-precision states and parameters save, and what they cost: bytes, rounding, training, speed.
 
     python -m benchmarks.precision                     # all sections; about ten minutes
     python -m benchmarks.precision --sections speed    # some of them; the figures of the others are kept
     python -m benchmarks.precision --quick             # a smoke test at tiny sizes; seconds
 
-It writes docs/precision.md and its plots from what was measured, section by section, and kept in
-benchmarks/results/precision-<device>.json: no result in that text is typed by hand.
+It keeps what it measures, section by section, in benchmarks/results/precision-<device>.json. From that file it writes
+docs/precision.md and its plots: no figure in the text is typed by hand.
 """
 
 import argparse
@@ -59,7 +59,7 @@ def as_type(dtype: Any, tree: Any) -> Any:
 
 
 def bytes_section(sizes: Any) -> dict[str, Any]:
-  """AdaBelief's state on the real arrays of a GPT-like model, with the stores' own `min_size`."""
+  """The state of AdaBelief for the arrays of a GPT-like model, with the default `min_size` of each store."""
   params = timing.filled(sizes.shapes, seed=0)
   short, rows = as_type('bfloat16', params), {}
   for name in stores.base.STORES:
@@ -76,13 +76,13 @@ def bytes_text(s: dict[str, Any]) -> list[str]:
   header = ['bytes per parameter', 'state, float32 parameters', 'state, bfloat16 parameters', 'all, with `split`']
   rows, whole = s['rows'], {name: row['whole'] for name, row in s['rows'].items()}
   return [
-    f'{bytes_section.__doc__} {s["parameters"]:,} parameters in {s["arrays"]} arrays. The last column is all that '
-    "training keeps between the steps: bfloat16 parameters, state, and what `round_updates('split')` adds.",
+    f'{bytes_section.__doc__} {s["parameters"]:,} parameters in {s["arrays"]} arrays. The last column is everything '
+    "that training keeps between steps: bfloat16 parameters, the state, and what `round_updates('split')` adds.",
     table(header, [[name, *(f'{x:.3f}' for x in row.values())] for name, row in rows.items()]),
-    f'**Reading.** Where float32 keeps {4 + rows["float32"]["float32"]:.2f} bytes with its parameters, `split` and '
-    f'bfloat16 parameters keep {listed([f"{whole[n]:.2f} with {n}" for n in ROUNDING])}. '
-    f'{percent(s["share"])} of the parameters stand in arrays of less than {s["min_size"]}, whose moments packed16 '
-    'keeps in float32.',
+    f'**Reading.** Training in float32 keeps {4 + rows["float32"]["float32"]:.2f} bytes per parameter. bfloat16 '
+    f'parameters with `split` keep {listed([f"{whole[n]:.2f} with {n}" for n in ROUNDING])}. '
+    f'{percent(s["share"])} of the parameters are in arrays of fewer than {s["min_size"]} elements, whose moments '
+    'packed16 leaves in float32.',
   ]
 
 
@@ -100,7 +100,7 @@ def nearest(store: stores.Store) -> stores.Store:
 
 
 def freeze_section(sizes: Any) -> dict[str, Any]:
-  """The root of the second moment (b2 = 0.999) relative to that of float32, when gradients become smaller."""
+  """sqrt(nu) at b2 = 0.999, relative to float32, after the gradients have become smaller."""
   before, after, every = sizes.falls
   kept = {name: ROUNDING[name] for name in sizes.rounding}
   kept |= {f'{name}, plain': nearest(store) for name, store in kept.items()}
@@ -136,14 +136,16 @@ def freeze_text(s: dict[str, Any]) -> list[str]:
   medians = {name: [m for fall in FALLS for _, m, _ in s['rows'][name][fall]['curve']] for name in names}
   header = ['rms error: at the end, largest', *(f'{how}fall by {fall}' for how in ('', 'plain, ') for fall in FALLS)]
   return [
-    f'{freeze_section.__doc__} {s["elements"]} elements see {s["before"]} steps of normal gradients, which are '
-    f'{listed(FALLS)} times smaller in the {s["after"]} steps after. "Plain" is the same code, rounded to nearest.',
+    f'{freeze_section.__doc__} {s["elements"]} elements take {s["before"]} steps of normal gradients, then '
+    f'{s["after"]} steps of gradients that are {listed(FALLS)} times smaller. "Plain" is the same code with '
+    'round-to-nearest.',
     table(header, [[name, *cells(name), *cells(name + plain)] for name in names]),
     '![The root of the second moment after gradients fell](precision_freeze.png)',
-    f'**Reading.** In all steps after the fall the error is at most '
-    f'{listed([f"{percent(max(map(max, error(name))))} ({name})" for name in names])}. Rounded plainly it reaches '
-    f'{listed([f"{percent(max(map(max, error(name + plain))))} ({name})" for name in names])}. What the stores lose '
-    'is the distance of their codes, not the way: the median is between '
+    f'**Reading.** After the fall the error is never larger than '
+    f'{listed([f"{percent(max(map(max, error(name))))} ({name})" for name in names])}. With round-to-nearest it '
+    f'reaches '
+    f'{listed([f"{percent(max(map(max, error(name + plain))))} ({name})" for name in names])}. The error is the '
+    'spacing of the codes, not a drift: the median stays between '
     f'{listed([f"{min(m):.2f} and {max(m):.2f} of that of float32 ({name})" for name, m in medians.items()])}.',
   ]
 
@@ -268,7 +270,7 @@ def descent(name: str, store: Any, steps: int) -> float:
 
 
 def directions_section(sizes: Any) -> dict[str, Any]:
-  """The direction of a step relative to that of float32, when the scales of gradients differ."""
+  """The direction of a step, relative to float32, when the gradients of neighbours have different scales."""
   steps, n = sizes.directions
   kept = {**{name: ROUNDING[name] for name in sizes.rounding}, **OTHERS}
   rows = {
@@ -295,13 +297,14 @@ def directions_text(s: dict[str, Any]) -> list[str]:
       'block lose a small mean beside a large one, and keep its second moment as 0: then eps says how long a step is.'
     ]
   return [
-    f'{directions_section.__doc__} {s["elements"]:,} elements, each with a scale of its own, even in its logarithm '
-    f'from 1 over the spread to 1, see {s["steps"]:,} steps of normal gradients; eps is 1e-16. The error is the root '
-    'mean square over the last tenth of the steps. The last two rows of each are what others keep, simulated: codes '
-    'to nearest, relative to the largest of 256 neighbours, dynamic as in bitsandbytes, or linear.',
+    f'{directions_section.__doc__} {s["elements"]:,} elements, each with a scale of its own between 1 / spread and '
+    f'1 (log-uniform), take {s["steps"]:,} steps of normal gradients; eps is 1e-16. The error is the root mean square '
+    'over the last tenth of the steps. The last two rows of each algorithm simulate what other packages keep: codes '
+    'relative to the largest of 256 neighbours, rounded to nearest, dynamic as in bitsandbytes, or linear.',
     table(['rms error of the direction, spread', *powers], errors),
     table(['longest step in learning rates, spread', *powers], longest),
-    f'What AdaBelief reaches in {s["steps"]:,} steps down from 1e-2 along a cosine, on landscapes where its steps in '
+    f'The loss that AdaBelief reaches in {s["steps"]:,} steps down from 1e-2 along a cosine, on landscapes where its '
+    'steps in '
     'float32 are long; with int8 none is longer than 8 learning rates.',
     table(['loss at the end', *STORES], [[n, *(f'{x:.2g}' for x in of.values())] for n, of in s['landscapes'].items()]),
     *reading,
@@ -315,7 +318,7 @@ def code_errors(kept: np.ndarray, truth: np.ndarray) -> dict[str, float]:
 
 
 def codes_section(sizes: Any) -> dict[str, Any]:
-  """The root of a second moment that was kept once, relative to the exact root."""
+  """sqrt(nu) after nu was stored once, relative to the exact root."""
   coders = {name: as_kept(store) for name, store in ROUNDING.items()}
   coders |= {'plain bfloat16': lambda nu: nu.astype(jnp.bfloat16), 'linear int8': linear_int8}
   exact, found = as_kept(stores.FLOAT32), {}
@@ -338,16 +341,20 @@ def codes_text(s: dict[str, Any]) -> list[str]:
   ninety_nine = listed([f'{percent(of["log-normal rows"][n]["p99"])} ({n})' for n in ROUNDING])
   zeros = max(rows[n]['zeros'] for rows in of.values() for n in ROUNDING)
   return [
-    f'{codes_section.__doc__} {s["elements"]:,} numbers, each anywhere in {LEAST:g} .. 1 with even logarithms, and '
-    f'as many in rows whose scales are log-normal (a factor of {10**ROWS:.0f} to a standard deviation) with log-normal '
-    f'elements ({np.exp(ELEMENTS):.1f}). The stores round with their dither; the last two rows round to nearest, '
-    'linear int8 in blocks of 256. "Too small": the most by which a root falls short, the side on which a step grows.',
+    f'{codes_section.__doc__} {s["elements"]:,} numbers between {LEAST:g} and 1 with evenly distributed '
+    f'logarithms, and as many in rows of log-normal scales (a factor of {10**ROWS:.0f} per standard deviation) with '
+    'log-normal '
+    f'elements (a factor of {np.exp(ELEMENTS):.1f}). The stores round with their dither. The last two rows round to '
+    'nearest, linear int8 in blocks of 256. "Too small" is the largest shortfall of a root: that is the side on which '
+    'a step grows.',
     *lines,
-    f'**Reading.** {"No store keeps a zero" if zeros == 0 else f"Stores keep {percent(zeros)} zeros"}; linear int8 '
-    f'makes {listed([percent(rows["linear int8"]["zeros"]) for rows in of.values()])} of the numbers zero. No root is '
-    f'kept too small by more than {worst("short")}. On log-normal rows 99 of 100 are off by at most {ninety_nine}. The '
-    f'worst are {worst("worst")}: '
-    'the codes of the root in int8 are 6 to 12 % apart.',
+    f'**Reading.** {"No store turns a number into zero" if zeros == 0 else f"Stores keep {percent(zeros)} zeros"}; '
+    'linear '
+    f'int8 turns {listed([percent(rows["linear int8"]["zeros"]) for rows in of.values()])} of them into zero. A root '
+    'is too '
+    f'small by at most {worst("short")}. On log-normal rows 99 of 100 roots are off by at most {ninety_nine}. '
+    f'The largest errors are {worst("worst")}: '
+    'the codes of a root in int8 are 6 to 12 % apart.',
   ]
 
 
@@ -537,7 +544,7 @@ def contest_reading(tasks: dict[str, Any]) -> str:
   total = sum(map(len, cases.values()))
   ties = len(cases.pop('tie', ()))
   others = ''.join(f'; {word}: {listed(cases[word])}' for word in cases)
-  said = f'{ties} of {total} differences are ties: their intervals hold 0{others}. '
+  said = f'{ties} of {total} differences are within noise (the 95 % interval contains 0){others}. '
   return said + f'Of {total} such intervals {0.05 * total:.1f} are expected to miss 0 by chance.'
 
 
@@ -557,7 +564,7 @@ def contest_plot(s: dict[str, Any]) -> Any:
 
 
 def training_section(sizes: Any) -> dict[str, Any]:
-  """AdaBelief with each store, every array coded (`min_size=0`), on small tasks."""
+  """AdaBelief with each store on small tasks, where every array is coded (`min_size=0`)."""
   make = lambda store: lambda rate: bo.adabelief(rate, store=store)
   makers = {name: (make(STORES[name]), 'float32') for name in ('float32', *sizes.rounding)}
   return {'tasks': {name: contest(make_task(), makers) for name, make_task in sizes.tasks.items()}}
@@ -565,10 +572,11 @@ def training_section(sizes: Any) -> dict[str, Any]:
 
 def training_text(s: dict[str, Any]) -> list[str]:
   return [
-    f'{training_section.__doc__} All stores have the same grid of learning rates, which fall to 0 along a cosine; the '
-    'rate is the best by the mean of the seeds on validation data, the figures are those of the test data. A seed is a '
-    'start and its batches, the same for every store. Means with 95 % confidence intervals (t); the differences are '
-    'paired by seeds; less is better.',
+    f'{training_section.__doc__} Every store gets the same grid of learning rates, which decay to 0 along a cosine. '
+    'The '
+    'best rate is chosen on validation data, by the mean over the seeds; the figures are on test data. A seed fixes '
+    'the initial parameters and the batches for all stores. Means have 95 % confidence intervals (t); differences are '
+    'paired by seed; lower is better.',
     *(line for name, of in s['tasks'].items() for line in contest_lines(name, of)),
     '![Differences to float32](precision_training.png)',
     f'**Reading.** {contest_reading(s["tasks"])}',
@@ -647,7 +655,7 @@ def rounding_by(method: str, tx: bo.Recipe) -> tuple[optax.GradientTransformatio
 
 
 def small_steps(method: str, steps: int = 200) -> dict[str, float]:
-  """Adam goes down from 1 with a constant gradient."""
+  """Adam descends from 1 on a constant gradient."""
   tx, dtype = rounding_by(method, bo.adam(LR))
 
   def step(_: int, carry: Any) -> Any:
@@ -661,7 +669,7 @@ def small_steps(method: str, steps: int = 200) -> dict[str, float]:
 
 
 def parameters_section(sizes: Any) -> dict[str, Any]:
-  """How an update is rounded into parameters of bfloat16."""
+  """How an update is rounded to bfloat16 parameters."""
   make = lambda method: lambda rate: rounding_by(method, bo.adabelief(rate))[0]
   makers = {method: (make(method), rounding_by(method, bo.adam(LR))[1]) for method in sizes.methods}
   tasks = {name: contest(make_task(), makers) for name, make_task in sizes.bf16_tasks.items()}
@@ -675,14 +683,16 @@ def parameters_text(s: dict[str, Any]) -> list[str]:
   cells = lambda row: [f'{row[key]:.5f}' for key in ('mean', 'deviation', 'rms')]
   others = [f'{row["rms"]:.5f} ({name})' for name, row in rows.items() if name not in ('float32', 'nearest')]
   return [
-    f'{parameters_section.__doc__} `nearest` is what `optax.apply_updates` does by itself, the others are the methods '
-    f'of `bo.round_updates`. {small_steps.__doc__} {steps} steps of {LR:g}; bfloat16 has one number in {apart:.5f}.',
+    f'{parameters_section.__doc__} `nearest` is plain `optax.apply_updates`; the others are the methods '
+    f'of `bo.round_updates`. {small_steps.__doc__} {steps} steps of {LR:g}; the bfloat16 numbers there are '
+    f'{apart:.5f} apart.',
     table(header, [[name, *cells(row)] for name, row in rows.items()]),
-    'AdaBelief with moments in float32, trained as in the section on training: parameters and gradients are bfloat16, '
-    'the model computes in float32, and is scored with its bfloat16 parameters.',
+    'AdaBelief with float32 moments, trained as above: parameters and gradients are bfloat16, the model computes in '
+    'float32, and the score is that of the bfloat16 parameters.',
     *(line for name, of in s['tasks'].items() for line in contest_lines(name, of)),
     '![Differences to float32](precision_parameters.png)',
-    f'**Reading.** Rounded to nearest the parameters end {rows["nearest"]["rms"]:.5f} away; with the methods '
+    f'**Reading.** Rounded to nearest, the parameters end {rows["nearest"]["rms"]:.5f} away from where they should; '
+    'with the methods '
     f'{listed(others)}, of which {apart / 2:.5f} at the most is due to bfloat16 itself. In training, '
     f'{contest_reading(s["tasks"])}',
   ]
