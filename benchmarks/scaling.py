@@ -333,12 +333,13 @@ def main_table(rows: Sequence[Row]) -> str:
 def bytes_text(report: dict[str, Any], rows: Sequence[Row]) -> list[str]:
   shorts = listed([f'{short} is {kind}' for kind, short in SHORT.items()])
   lines = [
-    'GiB per device. Under each store: the state and, in brackets, parameters and state together; bold where '
-    f'parameters, gradients and state fit into {MEMORY / 1e9:.0f} GB ({gib(MEMORY)} GiB), without activations and what '
-    f'the step allocates. Collectives are those of the compiled step; {shorts}; where stores differ they are named. '
-    'Wire: what a device sends in a step by the formulas of a ring, 2 (n-1)/n S for an all-reduce of S bytes, '
-    '(n-1)/n S for a reduce-scatter or an all-gather of S bytes. "Wire, model" is on paper only: with FSDP the model '
-    'itself gathers its parameters twice and scatters its gradients once. The others reduce them in the step.'
+    'GiB per device. The column of a store has the size of the state and, in brackets, of parameters and state '
+    f'together. It is bold where parameters, gradients and state fit into {MEMORY / 1e9:.0f} GB ({gib(MEMORY)} GiB), '
+    'not '
+    f'counting activations and temporaries. Collectives are those of the compiled step ({shorts}). "Wire" is what a '
+    'device sends per step over a ring: 2 (n-1)/n S for an all-reduce of S bytes, (n-1)/n S for a reduce-scatter or an '
+    'all-gather. "Wire, model" is computed, not compiled: with FSDP the model itself gathers its parameters twice and '
+    'scatters its gradients once; the other layouts reduce the gradients in the step.'
   ]
   for (tree,), group in grouped(rows, 'tree'):
     size = f'{report[tree]["parameters"]:,} parameters in {report[tree]["arrays"]} arrays'
@@ -354,8 +355,8 @@ def fits_text(rows: Sequence[Row]) -> list[str]:
     }
     lines.append([f'{tree}, {LAYOUTS[layout].title}', *map(str, fewest.values())])
   return [
-    f'The fewest of {listed([str(n) for n in counts])} devices on which parameters, gradients and state fit into '
-    f'{MEMORY / 1e9:.0f} GB each. Activations and what the step allocates come on top.',
+    f'The smallest of {listed([str(n) for n in counts])} devices on which parameters, gradients and state fit into '
+    f'{MEMORY / 1e9:.0f} GB each. Activations and temporaries come on top.',
     table(['tree, layout', *stores], lines),
   ]
 
@@ -420,16 +421,17 @@ def paper_text(rows: Sequence[Row]) -> list[str]:
   sums = max((abs(r.of['arguments'] - r.needs) for r in compiled), default=0)
   formulas = listed([f'{size:g} ({store})' for store, size in STORES.items()])
   return [
-    f'On paper a state has as many bytes per parameter: {formulas}; all of it split where the layout splits state. '
-    f'Relative to that, the state that the shardings give differs by at most {percent(worst.off)} '
-    f'({worst.tree}, {worst.n} devices, {LAYOUTS[worst.layout].title}, {worst.store}). For each layout and store the '
-    'largest difference, where it is, and of what it consists: arrays that the store keeps in float32, and '
-    'arrays that are whole on each device. Where it is not listed it is 0.',
+    f'On paper the bytes of state per parameter are {formulas}, all of them split where the layout splits the state. '
+    f'The state as sharded differs from that by at most {percent(worst.off)} ({worst.tree}, {worst.n} devices, '
+    f'{LAYOUTS[worst.layout].title}, {worst.store}). The table has the largest difference of each layout and store, '
+    'and '
+    'its causes: arrays that the store leaves in float32, and arrays that every device holds whole. Layouts and stores '
+    'without a difference are left out.',
     table(['layout, store', 'difference', 'tree, devices', 'in float32', 'whole'], lines),
-    f'The arguments of the {len(compiled)} compiled programs have the bytes of these shards: the largest difference is '
-    f'{sums} bytes. Bytes on the wire differ from paper by at most '
-    f'{listed([f"{percent(off)} ({title})" for title, off in wires.items()])}, as small arrays are only '
-    'reduced; with FSDP paper says 0.',
+    f'The arguments of the {len(compiled)} compiled programs are as large as these shards, to within {sums} bytes. The '
+    f'bytes on the wire differ from paper by at most '
+    f'{listed([f"{percent(off)} ({title})" for title, off in wires.items()])}, because small arrays are only reduced. '
+    'With FSDP they are 0 on paper.',
   ]
 
 
@@ -446,12 +448,11 @@ def beside_text(rows: Sequence[Row]) -> list[str]:
       times = between([row.of['temp'] / row.of['params'] for row in group], 1)
       ratios.append(f'{times} ({LAYOUTS[layout].title})')
   return [
-    f'What the step of {tree} as compiled for CPU allocates beside its arguments and results, and what its kernels '
-    'read and write (`cost_analysis`), in GiB per device. Another compiler joins kernels in another way.',
+    f'GiB per device that the step of {tree}, compiled for CPU, allocates beside its arguments and results, and that '
+    'its kernels read and write (`cost_analysis`). Other backends fuse in other ways.',
     table(['devices, layout', *stores], lines),
-    f'With {stores[0]} and over all trees, what is allocated relative to the parameters on a device is '
-    f'{listed(ratios)}. With ZeRO-1 it holds the updates of all parameters, which are gathered whole: it comes on top '
-    'of "what fits".',
+    f'With {stores[0]}, over all trees, the step allocates {listed(ratios)} times the parameters on a device. With '
+    'ZeRO-1 that is the gathered updates of all parameters, which come on top of "What fits".',
   ]
 
 
@@ -466,9 +467,9 @@ def markdown(report: dict[str, Any]) -> str:
     '# Scaling: bytes and collectives per device',
     f'A simulation on paper and in code: the step of `bo.adabelief` (`bo.adam` keeps the same state) for '
     f'{listed(list(report))} parameters on {listed([str(n) for n in sorted({row.n for row in rows})])} devices, with '
-    'every store. Parameters are shapes without values, devices are simulated, and the step is compiled ahead of time: '
-    'nothing is run and nothing is timed. Written by `python -m benchmarks.scaling` from what it found, which is kept '
-    'in `benchmarks/results/scaling.json`.',
+    'every store. The parameters are shapes, the devices are simulated, and the step is compiled ahead of time: '
+    'nothing runs and nothing is timed. `python -m benchmarks.scaling` writes this page from '
+    '`benchmarks/results/scaling.json`.',
     'The shapes are those of Llama decoders with stacked layers, all in float32. The mesh has one axis:',
     layouts,
     f'ZeRO-1 splits the first dimension that the devices divide. Arrays of fewer than {least} elements are whole.',
