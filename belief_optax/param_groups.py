@@ -15,8 +15,8 @@ from typing import Any, cast
 import jax
 import optax
 
-from belief_optax.core import trees
 from belief_optax.core.piece import comparable
+from belief_optax.core.trees import keys_of_path, moving
 
 Pattern = str | re.Pattern[str]
 _REST = 'default'
@@ -25,17 +25,7 @@ _SHOWN = 10  # how many names an error lists
 
 def name_of(path: tuple[Any, ...]) -> str:
   """The keys of a leaf joined by '/'; the `.value` of a box of Flax (nnx.Param, nn.Partitioned) is not part of it."""
-  boxed = len(path) > 1 and path[-1] == jax.tree_util.GetAttrKey('value')
-  return jax.tree_util.keystr(path[:-1] if boxed else path, simple=True, separator='/')
-
-
-def moving(updates: Any, params: Any) -> Any:
-  """The parameters for which an update arrives, in a tree like the updates; None stands for the others."""
-  if params is None:
-    return None
-  leaves, tree = jax.tree.flatten(updates, is_leaf=lambda x: x is None)
-  pairs = zip(leaves, trees.align(tree, 'params', params), strict=True)
-  return tree.unflatten([None if u is None else p for u, p in pairs])
+  return '/'.join(keys_of_path(path))
 
 
 def listing(names: Iterable[str], wanted: Sequence[str]) -> str:

@@ -345,3 +345,69 @@ def test_a_state_of_a_fixed_rate_does_not_fit_a_schedule():
   for one, other in ((fixed, scheduled), (scheduled, fixed)):
     with pytest.raises(ValueError, match=r'update needs a State with the ages of .*interop\.warm_start'):
       one.update(p, other.init(p))
+
+
+# Masks in other containers.
+
+
+class Boxed:
+  """A node of somebody else's, with one child, as nnx.Param and nn.Partitioned are."""
+
+  def __init__(self, value):
+    self.value = value
+
+
+jax.tree_util.register_pytree_with_keys(
+  Boxed, lambda x: (((jax.tree_util.GetAttrKey('value'), x.value),), None), lambda _, xs: Boxed(*xs)
+)
+BARE = {'layer': {'w': jnp.full((2, 2), 4.0), 'b': jnp.full(2, 4.0)}}
+BOXED = jax.tree.map(Boxed, BARE)
+ON = {'layer': {'w': True, 'b': False}}
+MASKS = {
+  'boxed': jax.tree.map(Boxed, ON),
+  'bare': ON,
+  'prefix': {'layer': Boxed(True)},
+  'callable': lambda _: jax.tree.map(Boxed, ON),
+}
+
+
+@pytest.mark.parametrize('mask', MASKS)
+@pytest.mark.parametrize('wrapped', [False, True], ids=['alone', 'by_path'])
+def test_a_mask_in_other_containers_with_the_same_keys(mask, wrapped):
+  """nnx.Optimizer gives boxed parameters to init and bare ones to update: a mask that is an nnx.State met both."""
+  make = lambda rate: bo.compose(
+    bo.adamw(rate, weight_decay=0.5, mask=MASKS[mask]), store=stores.Packed16(min_size=0, mask=MASKS[mask])
+  )
+  tx = bo.by_path({'layer/b': make(1.0)}, make(1.0)) if wrapped else make(1.0)
+  for init, update in ((BOXED, BARE), (BARE, BOXED)):
+    state, like = tx.init(init), tx.init(update)
+    state = jax.tree.unflatten(jax.tree.structure(like), jax.tree.leaves(state))
+    u, _ = tx.update(jax.tree.map(jnp.ones_like, update), state, update)
+    b, w = (np.asarray(x) for x in jax.tree.leaves(u))
+    np.testing.assert_allclose(w, np.full((2, 2), -3.0), 1e-2)
+    np.testing.assert_allclose(b, np.full(2, -3.0 if mask == 'prefix' else -1.0), 1e-2)
+    kinds = {'uint32'} if mask == 'prefix' else {'uint32', 'float32'}
+    assert {x.dtype.name for x in jax.tree.leaves(state) if x.ndim} == kinds
+
+
+@pytest.mark.parametrize('mask', [{'layer': {'w': True}}, {'layer': {'w': True, 'b': False, 'c': True}}])
+def test_a_mask_with_other_keys_is_refused(mask):
+  """Also where the containers differ: a key that is missing or idle is no guess."""
+  with pytest.raises(ValueError, match='the mask of add_decayed_weights is no prefix of the params'):
+    bo.adamw(1.0, mask=jax.tree.map(Boxed, mask)).init(BARE)
+
+
+# Parameters in host memory.
+
+
+@pytest.mark.parametrize('store', [*STORES, 'packed16-few'])
+def test_a_state_is_made_in_the_memory_of_its_parameters(store):
+  """Eager init of a coded store was an error of select_n, and with one device float32 was an error too."""
+  tx = bo.adam(1e-3, store=STORES.get(store, 'packed16'))
+  p = {'w': jnp.full((8, 64), 2.0), 'z': jnp.ones((2, 2), jnp.complex64)}
+  where = jax.sharding.SingleDeviceSharding(jax.devices()[0], memory_kind='pinned_host')
+  state = tx.init(jax.device_put(p, where))
+  assert {x.sharding.memory_kind for x in jax.tree.leaves(state.slots)} == {'pinned_host'}
+  for x, y in zip(jax.tree.leaves(state), jax.tree.leaves(tx.init(p)), strict=True):
+    assert (x.dtype, x.shape) == (y.dtype, y.shape)
+    np.testing.assert_array_equal(np.asarray(x), np.asarray(y))

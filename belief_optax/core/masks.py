@@ -7,6 +7,7 @@ from typing import Any
 import jax
 
 from belief_optax.core.arguments import flag
+from belief_optax.core.trees import keys_of_path
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -52,7 +53,28 @@ def full_mask(owner: str, mask: Any, params: Any) -> Any:
   try:
     return jax.tree.map(lambda on, subtree: jax.tree.map(lambda _: bool(on), subtree), mask, params)
   except ValueError as e:
+    if (by_keys := _mask_by_keys(mask, params)) is not None:
+      return by_keys
     raise ValueError(f'the mask of {owner} is no prefix of the params: {e}') from e
+
+
+def _mask_by_keys(mask: Any, params: Any) -> Any:
+  """A full mask from one in other containers with the same keys; None if a key of either is not in the other.
+
+  A State of nnx is one: `nnx.Optimizer` gives boxed parameters to `init` and bare arrays to `update`.
+  """
+  with_keys = lambda tree, is_leaf=None: [
+    (keys_of_path(path), x) for path, x in jax.tree_util.tree_leaves_with_path(tree, is_leaf)
+  ]
+  bare = lambda x: not jax.tree.leaves(x)  # None, and what stands for the parameters of another group
+  wanted, used, values = dict(with_keys(mask)), set(), []
+  for keys, x in with_keys(params, bare):
+    prefix = next((keys[:n] for n in range(len(keys), -1, -1) if keys[:n] in wanted), None)
+    if prefix is None:
+      return None
+    used.add(prefix)
+    values += [] if bare(x) else [bool(wanted[prefix])]
+  return jax.tree.unflatten(jax.tree.structure(params), values) if used == set(wanted) else None
 
 
 def mask_option(default: None = None) -> Any:

@@ -238,9 +238,7 @@ class Update(_Lines):
       trees.check_inexact('update', updates)
     grads = list(map(_array, leaves))
     slots = {name: trees.align(tree, f'state.slots[{name!r}]', kept) for name, kept in state.slots.items()}
-    # A parameter for which no gradient arrives is not looked at, whatever it is.
-    pairs = () if params is None else zip(grads, trees.align(tree, 'params', params), strict=True)
-    ps = [None if g is None else _array(p) for g, p in pairs] or [None] * len(grads)
+    ps = list(map(_array, trees.moving_leaves(tree, grads, params)))
     eager = not any(isinstance(x, Tracer) for x in (*grads, state.count))
     active = self._active(tree, grads if params is None else ps)
     with jax.numpy_dtype_promotion('standard'):  # bfloat16 becomes float32 on purpose

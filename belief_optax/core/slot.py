@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from belief_optax.core import arguments, dtypes
+from belief_optax.core.memory import full_like
 
 
 class Slot(NamedTuple):
@@ -44,4 +45,4 @@ class Slot(NamedTuple):
     if pairs and jnp.issubdtype(dtype, jnp.complexfloating):
       part = jnp.asarray(fill, jnp.finfo(dtype).dtype)
       fill = jax.lax.complex(part, part)
-    return jnp.full_like(p, fill, dtype=dtype)
+    return full_like(p, fill, dtype)

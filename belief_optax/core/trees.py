@@ -17,6 +17,27 @@ def align(treedef: Any, what: str, tree: Any) -> list[Any]:
     raise ValueError(f'{what} does not have the structure of the updates: {e}') from e
 
 
+def moving(updates: Any, params: Any) -> Any:
+  """The parameters for which an update arrives, in a tree like the updates; None stands for the others."""
+  if params is None:
+    return None
+  leaves, treedef = jax.tree.flatten(updates, is_leaf=lambda x: x is None)
+  return treedef.unflatten(moving_leaves(treedef, leaves, params))
+
+
+def moving_leaves(treedef: Any, updates: Sequence[Any], params: Any) -> list[Any]:
+  """The same as lists of leaves. A parameter for which no update arrives is not looked at, whatever it is."""
+  if params is None:
+    return [None] * len(updates)
+  return [None if u is None else p for u, p in zip(updates, align(treedef, 'params', params), strict=True)]
+
+
+def keys_of_path(path: tuple[Any, ...]) -> tuple[str, ...]:
+  """The keys of a leaf; the `.value` of a box of Flax (nnx.Param, nn.Partitioned) is not part of them."""
+  boxed = len(path) > 1 and path[-1] == jax.tree_util.GetAttrKey('value')
+  return tuple(jax.tree_util.keystr((key,), simple=True) for key in (path[:-1] if boxed else path))
+
+
 def check_inexact(kind: str, tree: Any) -> None:
   """Raises where a leaf is no floating point array."""
   for i, leaf in enumerate(jax.tree.leaves(tree)):

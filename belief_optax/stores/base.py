@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from belief_optax.core import dtypes
 from belief_optax.core.masks import normal_mask
+from belief_optax.core.memory import full_like, in_device_memory
 from belief_optax.core.slot import Slot
 from belief_optax.stores import bits
 
@@ -212,11 +213,12 @@ class Coded(Store):
 
   def init(self, group: Group, values: Sequence[jax.Array], p: Any, on: bool) -> Kept:
     known = Route((), self, group).bare()  # a fill may be an array, and is in the values
-    coded = lambda: _first_code(known.store, known.group, [jnp.real(x) for x in values])
+    encode = lambda near: _first_code(known.store, known.group, [jnp.real(x) for x in near])
+    coded = lambda: in_device_memory(encode, values)
     if on and self.serves(p):
       return coded()
     others = coded()[1:] if len(self.parts(group)) > 1 else ()
-    return (self._together(values), *map(jnp.zeros_like, others))
+    return (in_device_memory(self._together, values), *(full_like(x, 0, x.dtype) for x in others))
 
   def rounds(self, group: Group, kept: Kept) -> bool:
     if kept[0].dtype == self.code(group):
