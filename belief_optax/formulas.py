@@ -50,6 +50,14 @@ def largest_gradient(like: Number) -> float:
   return 2.0 ** (jnp.finfo(like.dtype).maxexp // 2 - 4)
 
 
+def smallest_root(like: Number) -> float:
+  """The smallest root of an average of squares that has digits: 2^-55 in float32, 2^-503 in float64.
+
+  The squares of gradients below it are flushed to 0 by rates down to 2^-16, one sooner than another.
+  """
+  return 2.0 ** ((jnp.finfo(like.dtype).minexp + 16) // 2)
+
+
 def bounded(x: Number, limit: float) -> Number:
   """A number of a limited size; NaN where it is not finite, so that this stays visible.
 
@@ -98,10 +106,14 @@ def safe_sqrt(v: Number) -> Number:
   return jnp.where(zero, 0, jnp.sqrt(jnp.where(zero, 1, v)))
 
 
-def safe_divide(a: Number, d: Number) -> Number:
-  """A / d for d > 0, and 0 for d = 0: what has no scale is not moved. A NaN in d stays visible."""
+def safe_divide(a: Number, d: Number, least: float = 0.0) -> Number:
+  """A / d for d > 0, and 0 for d = 0: what has no scale is not moved. A NaN in d stays visible.
+
+  A positive d counts as `least` or more.
+  """
   positive = d > 0
-  return jnp.where(positive, a / jnp.where(positive, d, 1), a * d)
+  at_least = jnp.maximum(d, least) if least else d
+  return jnp.where(positive, a / jnp.where(positive, at_least, 1), a * d)
 
 
 def decay_exponent(b: Number) -> Number:

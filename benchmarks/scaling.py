@@ -137,7 +137,7 @@ def case(shapes: Any, n: int, layout: str, store: str, min_size: int) -> Case:
   elif LAYOUTS[layout].split_state:
     tx = sharding.zero1(tx, where, min_size=min_size)
   params = placed(shapes, where)
-  state = placed(jax.eval_shape(tx.init, params), sharding.state_shardings(tx, params))
+  state = sharding.abstract_state(tx, params)
   # Without FSDP each device arrives with the gradients of its own batch.
   own = lambda x: jax.ShapeDtypeStruct((n, *x.shape), x.dtype, sharding=NamedSharding(mesh, P('data')))
   return Case(tx, mesh, params if LAYOUTS[layout].split_params else jax.tree.map(own, shapes), state, params)

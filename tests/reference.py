@@ -50,7 +50,7 @@ def adaptive(
   for t, g in enumerate(grads, 1):
     m_before = m
     m = b1[t] * m + (1 - b1[t]) * g
-    expected = {None: 0.0, 'current': m, 'debiased': m / b1.mass[t], 'previous': m_before}[residual]
+    expected = {None: 0.0, 'current': m, 'debiased': m / b1.mass[t] if t > 1 else 0.0, 'previous': m_before}[residual]
     s = b2[t] * s + (1 - b2[t]) * abs(g - expected) ** 2 + eps_stored
     mass1, mass1_next = (b1.mass[t], b1.mass[t + 1]) if correct_mu else (1, 1)
     mass2 = b2.mass[t] if correct_nu else 1

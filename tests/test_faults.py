@@ -1,5 +1,7 @@
 """Faults that real use found, each as the smallest input that showed it, with the value that is right."""
 
+import inspect
+
 import jax
 import jax.export
 import jax.numpy as jnp
@@ -10,7 +12,7 @@ from contract_helpers import compilations
 from registry import ROWS, each_row
 
 import belief_optax as bo
-from belief_optax import stores
+from belief_optax import presets, stores
 
 STORES = {
   'float32': 'float32',
@@ -411,3 +413,102 @@ def test_a_state_is_made_in_the_memory_of_its_parameters(store):
   for x, y in zip(jax.tree.leaves(state), jax.tree.leaves(tx.init(p)), strict=True):
     assert (x.dtype, x.shape) == (y.dtype, y.shape)
     np.testing.assert_array_equal(np.asarray(x), np.asarray(y))
+
+
+# Steps without a scale.
+
+
+@pytest.mark.parametrize('options', [{}, {'rectify': True}, {'nesterov': True}, {'amsgrad': True}], ids=str)
+@pytest.mark.parametrize('scale', [1e-4, 1.0, 1e4])
+def test_the_debiased_residual_of_one_gradient_is_that_gradient(options, scale):
+  """It was 0, so that the first step was 3e6 learning rates long and the sixth, rectified, 7.9e4."""
+  tx = bo.adabelief(1.0, residual='debiased', **options)
+  updates, _ = steps(tx, [scale] * 100, (1,))
+  # s_t / (1 - b2^t) = g^2 b2^(t-1) (1 - b2) / (1 - b2^t): the step on a constant gradient grows like sqrt(t).
+  t = np.arange(1, 101)
+  exact = np.sqrt((1 - 0.999**t) / (0.001 * 0.999 ** (t - 1)))
+  found = -np.concatenate(updates)
+  assert found.max() <= 11
+  if not options:
+    np.testing.assert_allclose(found, exact, 2e-3 if scale < 1 else 1e-5)  # at 1e-4 eps_root is seen
+  by_hand = bo.compose(
+    bo.first_moment(), bo.bias_correct(0.9), bo.belief(), bo.bias_correct(b2=0.999), bo.precondition(), bo.scale(-1.0)
+  )
+  np.testing.assert_allclose(steps(by_hand, [scale])[0][0], -1.0, 1e-3)
+
+
+SMALL = np.array([1e-12, 1e-16, 3e-17, 1e-17, 3.4e-18, 3e-18, 1e-18, 1e-19, 1e-20, 1e-30, 1e-37])
+
+
+@pytest.mark.parametrize('eps', [0.0, 1e-30])
+@each_adaptive
+def test_a_gradient_whose_square_is_flushed_is_no_long_step(row, eps):
+  """adam(1., eps=1e-30) on 1e-20: 1e10 learning rates, as nu was 0 and mu was not. In exact arithmetic it is 1."""
+  names = inspect.signature(row.factory).parameters
+  if 'eps' not in names or (row.options.get('centered') and row.options.get('bias_correction')):
+    pytest.skip('has no eps, or nothing but eps: the corrected variance of one gradient is 0, as in optax')
+  zero = {name: 0.0 for name in ('eps_root', 'initial_accumulator_value') if name in names}
+  tx = row.make(1.0, **{**zero, 'eps': eps})
+  updates, _ = steps(tx, [SMALL * x for x in NOISE[:12]], SMALL.shape)
+  assert np.abs(np.stack(updates)).max() <= 40  # RMSProp's first steps are up to 32 long
+
+
+def test_small_gradients_have_a_scale_as_far_as_their_squares_have_digits():
+  for size, expected in ((1e-12, 1.0), (3e-17, 1.0), (1e-20, 1e-20 / 2**-55), (0.0, 0.0)):
+    for eps in (0.0, 1e-30) if size > 1e-18 else (1e-30,):
+      updates, _ = steps(bo.adam(1.0, eps=eps), [size] * 3)
+      np.testing.assert_allclose(-np.stack(updates), expected, 2e-2 if size < 1e-16 else 1e-5, atol=1e-30)
+
+
+# Parameters that are not finite, or not of 16 bits.
+
+
+@pytest.mark.parametrize('dtype', [jnp.bfloat16, jnp.float16])
+@pytest.mark.parametrize('method', ['stochastic', 'compensated', 'split'])
+@pytest.mark.parametrize('g', [0.0, 1e-3, -1e3])
+def test_an_infinite_parameter_stays(method, dtype, g):
+  """q - p is inf - inf: any step made it NaN."""
+  if (method, dtype) == ('split', jnp.float16):
+    pytest.skip('needs bfloat16')
+  tx = bo.compose(bo.sgd(1.0), bo.round_updates(method))
+  p = jnp.asarray([np.inf, -np.inf, np.nan, 1.0], dtype)
+  state, first = tx.init(p), np.float32(p)
+  for _ in range(3):
+    u, state = tx.update(jnp.full(4, g, jnp.float32), state, p)
+    p = optax.apply_updates(p, u)
+  np.testing.assert_array_equal(np.float32(p)[:3], first[:3])
+  np.testing.assert_allclose(np.float32(p[3]), 1 - 3 * g, 2e-2)
+  spoiled, _ = tx.update(jnp.full(4, np.nan, jnp.float32), state, p)
+  assert np.isnan(spoiled).all()
+
+
+@pytest.mark.parametrize('method', ['stochastic', 'compensated', 'split'])
+@pytest.mark.parametrize('preset', [False, True], ids=['modulus', 'as-reals'])
+def test_rounding_leaves_complex_parameters_alone(method, preset):
+  """They are of 32 bits: torch's presets refused them for the dtype of a slot that nobody reads."""
+  first = presets.torch.adam(1e-2) if preset else bo.adam(1e-2)
+  params = {'z': jnp.full((2, 2), 1 - 2j), 'w': jnp.full(2, 3.0)}
+  grads = jax.tree.map(lambda x: x / 2, params)
+  expected, found = first.init(params), bo.compose(first, bo.round_updates(method)).init(params)
+  for _ in range(3):
+    plain, expected = first.update(grads, expected, params)
+    rounded, found = bo.compose(first, bo.round_updates(method)).update(grads, found, params)
+    jax.tree.map(np.testing.assert_array_equal, rounded, plain)
+  assert [x.dtype for x in jax.tree.leaves(rounded)] == [jnp.float32, jnp.complex64]
+
+
+@pytest.mark.parametrize('name', ['float8_e4m3fn', 'float8_e5m2', 'float4_e2m1fn'])
+def test_parameters_of_8_bits_are_refused_by_one_sentence(name):
+  """A step of 1e-3 is 0 in them; it was a bare error of promotion."""
+  p = {'w': jnp.ones(4, getattr(jnp, name))}
+  for tx in (bo.adam(1e-3), bo.compose(bo.sgd(1e-3), bo.round_updates()), bo.by_path({}, bo.adam(1e-3))):
+    with pytest.raises(
+      TypeError, match=rf"parameter \['w'\] has dtype {name}, in which .*: keep it in bfloat16 or wide"
+    ):
+      tx.init(p)
+  wide = {'w': jnp.ones(4)}
+  with pytest.raises(TypeError, match=rf"update \['w'\] has dtype {name}"):
+    bo.adam(1e-3).update(p, bo.adam(1e-3).init(wide), wide)
+  for integer in (jnp.int8, jnp.int4):
+    with pytest.raises(TypeError, match=r"parameter \['w'\] has dtype int\d; only real and complex floating arrays"):
+      bo.adam(1e-3).init({'w': jnp.ones(4, integer)})

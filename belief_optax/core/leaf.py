@@ -48,6 +48,10 @@ class Leaf:
     """The estimate of its second (central) moment."""
     return self._read('nu_hat')
 
+  def follows(self, estimate: str, slot: str) -> bool:
+    """Whether an estimate is a slot as it stands, and not something computed from it."""
+    return self.estimates.get(estimate) == slot
+
   def _read(self, name: str) -> Any:
     value = self.estimates.get(name)
     if not isinstance(value, str):

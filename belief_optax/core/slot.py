@@ -14,7 +14,8 @@ class Slot(NamedTuple):
 
   Attributes:
     name: its key in `State.slots`.
-    real: whether it is real, and at least 0, where the parameter has any sign or is complex.
+    real: whether it is real, and at least 0, where the parameter has any sign or is complex. Where the lines see a
+      complex number as two real ones, it stays real only if it has a dtype of its own.
     dtype: the dtype in which it is kept; None for what the store of the composition chooses.
     fill: its value before the first step: a number, an array, a schedule, which is called with 0, or `'params'` for a
       copy of the parameter.
@@ -32,7 +33,7 @@ class Slot(NamedTuple):
   def init(self, p: Any, pairs: bool = False) -> jax.Array:
     """The array for a parameter. With `pairs` a complex parameter, and what is kept of it, is two real ones."""
     dtype = jnp.promote_types(dtypes.of(p), jnp.float32)
-    if self.real and not pairs:
+    if self.real and (not pairs or self.dtype is not None):
       dtype = jnp.finfo(dtype).dtype
     if self.dtype is not None:
       if jnp.issubdtype(dtype, jnp.complexfloating) and not jnp.issubdtype(self.dtype, jnp.complexfloating):

@@ -108,7 +108,7 @@ class Rule:
     wide = {'g': dtypes.widen(g, real), 'p': None if p is None else dtypes.widen(p, real), 'stored': p, 'slots': slots}
     if splits_complex(self.lines) and jnp.iscomplexobj(g):  # no store rounds complex numbers
       parts = (self._run(ks, boxes, dither, **jax.tree.map(part, wide)) for part in (jnp.real, jnp.imag))
-      u, after = jax.tree.map(jax.lax.complex, *parts)
+      u, after = jax.tree.map(_joined, (g, slots), *parts)
     else:
       u, after = self._run(ks, boxes, dither, **wide)
     u = u if any(line.widens for line in self.lines) else u.astype(self.update_dtype)
@@ -159,6 +159,11 @@ def _check_writes(line: Line, before: Mapping[str, Any], after: Mapping[str, Any
         f'{line.name} changes the slot {name!r} that it does not own: declare writes = ({name!r},) in '
         f'{type(line).__name__}. A store rounds a slot once, after the last line that declares to write it.'
       )
+
+
+def _joined(before: Any, real: Any, imaginary: Any) -> Any:
+  """Both parts of a number that was complex; what was real has one."""
+  return jax.lax.complex(real, imaginary) if jnp.iscomplexobj(before) else real
 
 
 @dataclasses.dataclass

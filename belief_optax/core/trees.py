@@ -48,6 +48,11 @@ def check_inexact(kind: str, tree: Any) -> None:
         f'{kind} {_path(tree, i)} is no array but {leaf!r:.80}. Leave it out: pass equinox.filter(tree, eqx.is_array), '
         'the part of a partition, or None in its place.'
       ) from e
+    if jnp.issubdtype(dtype, jnp.inexact) and jnp.finfo(dtype).bits < 16:
+      raise TypeError(
+        f'{kind} {_path(tree, i)} has dtype {dtype}, in which a step of a usual learning rate is 0: keep it in '
+        'bfloat16 or wider, and cast it where it is used.'
+      )
     if not jnp.issubdtype(dtype, jnp.inexact):
       raise TypeError(
         f'{kind} {_path(tree, i)} has dtype {dtype}; only real and complex floating arrays can be optimized. '

@@ -57,7 +57,7 @@ class Vocabulary:
     bias_correction: whether the moments are corrected for their start at zero.
     eps_scaled: whether bias correction applies to the step instead of the moments ("eps-hat").
     residual: `'current'` for $g_t - m_t$, `'debiased'` for $g_t - m_t/(1-b_1^t)$, `'previous'` for $g_t - m_{t-1}$.
-      The debiased residual of the first step is 0: give `eps_root` a weight, or that step is huge.
+      The debiased residual of the first step is taken as $g_1$.
     weight_decay: weight decay w (0 for none): {number}.
     weight_decay_mask: what decays: a tree of bools, a prefix of one, or a callable `params -> mask`; None for all.
     mask: what decays: a tree of bools, a prefix of one, or a callable `params -> mask`; None for all.

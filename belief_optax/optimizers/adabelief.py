@@ -40,7 +40,7 @@ def scale_by_belief(
       the gradient, or none (False).
     amsgrad: whether s is replaced by the largest s so far, before bias correction; also with `rectify`.
     residual: `'current'` for $g_t - m_t$, `'debiased'` for $g_t - m_t/(1-b_1^t)$, `'previous'` for $g_t - m_{t-1}$. The
-      debiased residual of the first step is 0: give `eps_root` a weight, or that step is huge.
+      debiased residual of the first step is taken as $g_1$.
     eps_scaled: whether bias correction applies to the step instead of the moments ("eps-hat").
     store: how the slots are kept between the steps: `'float32'`, `'params'`, `'bfloat16'`, `'packed16'`, `'int8'`, a
       `stores.Store`, or a mapping from slots to one of these.
@@ -74,7 +74,7 @@ def scale_by_belief(
     *when(amsgrad, pieces.running_max()),
     *when(nesterov, pieces.nesterov(b1)),
     normalized(None if nesterov or debiased else b1, b2, eps, eps_scaled=eps_scaled),
-    *when(rectify, pieces.rectify(b2, degenerate_to_sgd=degenerate_to_sgd)),
+    *((pieces.rectify(b2, degenerate_to_sgd=degenerate_to_sgd),) if rectify else ()),  # b2 is checked
     store=store,
   )
 
@@ -131,7 +131,7 @@ def adabelief(
     amsgrad: whether s is replaced by the largest s so far, before bias correction; also with `rectify`.
     nesterov: whether to look ahead by one step, as Nesterov's momentum does.
     residual: `'current'` for $g_t - m_t$, `'debiased'` for $g_t - m_t/(1-b_1^t)$, `'previous'` for $g_t - m_{t-1}$. The
-      debiased residual of the first step is 0: give `eps_root` a weight, or that step is huge.
+      debiased residual of the first step is taken as $g_1$.
     eps_scaled: whether bias correction applies to the step instead of the moments ("eps-hat").
     store: how the slots are kept between the steps: `'float32'`, `'params'`, `'bfloat16'`, `'packed16'`, `'int8'`, a
       `stores.Store`, or a mapping from slots to one of these.

@@ -111,7 +111,8 @@ class Belief(Line):
   where $\hat m$ is the estimate of the mean at this place of the list, so that the order says which residual it is:
 
   - after `first_moment`: $g_t - m_t$, the paper's;
-  - after `first_moment` and `bias_correct(b1)`: $g_t - \hat m_t$, as the annotated implementation suggests;
+  - after `first_moment` and `bias_correct(b1)`: $g_t - \hat m_t$, as the annotated implementation suggests. The
+    corrected mean of one gradient is that gradient, which is no expectation of it: at t = 1 it is $g_1$ itself;
   - before `first_moment`: $g_t - m_{t-1}$. After it, `b1` gives the same as $(g_t - m_t) / b_1$, which XLA:CPU
     computes without a copy of m.
 
@@ -157,11 +158,13 @@ class Belief(Line):
 
   def scalars(self, now: Now) -> Any:
     rate = 1 - now(self.b2)
-    return rate, rate if self.b1 is None else rate / now(self.b1) ** 2, now(self.eps_root)
+    weight = rate if self.b1 is None else rate / now(self.b1) ** 2
+    return rate, weight, now(self.eps_root), jnp.where(now.step > 1, 1.0, 0.0)
 
   def step(self, x: Leaf, k: Any) -> Leaf:
-    rate, weight, eps_root = k
-    nu = formulas.ema_square(x.slots['nu'], x.g - x.mu_hat, rate, weight, eps_root)  # s_t = b2 s + (1-b2)|g-m|^2 + eps
+    rate, weight, eps_root, expected = k
+    mean = x.mu_hat if x.follows('mu_hat', 'mu') else expected * x.mu_hat
+    nu = formulas.ema_square(x.slots['nu'], x.g - mean, rate, weight, eps_root)  # s_t = b2 s + (1-b2)|g-m|^2 + eps
     return x.keep(nu=nu).set(nu_hat='nu')
 
 

@@ -45,7 +45,8 @@ class Rectify(Line):
     A piece that needs both moments, to be placed after `precondition`.
 
   Raises:
-    ValueError: if an argument is out of range; at `init` if a moment is missing.
+    ValueError: if an argument is out of range, or no step could ever be taken: with `degenerate_to_sgd=False` rho must
+      reach the threshold, which 5 is at b2 > 2/3; at `init` if a moment is missing.
     TypeError: if an argument has a wrong type.
 
   Example:
@@ -63,6 +64,16 @@ class Rectify(Line):
 
   needs = ('mu_hat', 'nu_hat')
   ages = ('b2',)
+
+  def __post_init__(self) -> None:
+    super().__post_init__()
+    numbers = isinstance(self.b2, float) and isinstance(self.threshold, float)
+    if numbers and not self.degenerate_to_sgd and formulas.first_tractable_step(self.b2, self.threshold) is None:
+      least = 2 / (self.threshold + 1)  # rho_inf = 2 / (1 - b2) - 1 > threshold
+      raise ValueError(
+        f'b2={self.b2!r} never lets a step be rectified, so that with degenerate_to_sgd=False nothing would ever move: '
+        f'b2 must be greater than {1 - least:.4g} at threshold={self.threshold!r}, or degenerate_to_sgd=True.'
+      )
 
   def scalars(self, now: Now) -> Any:
     return tractability(now, self.b2, self.threshold)

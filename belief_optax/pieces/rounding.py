@@ -45,7 +45,8 @@ class _Compensated(_Stochastic):
   def land(self, x: Leaf, r: tuple[jax.Array, jax.Array]) -> _Landing:
     w = _once(x.p + x.u)  # w = p_{t-1} + c_{t-1} + u_t
     q = w.astype(x.stored.dtype).astype(w.dtype)  # q = nearest(w)
-    return _Landing(q, {'compensation': _at_random(w - q, jnp.dtype('bfloat16'), r[1])})  # to nearest it would freeze
+    rest = jnp.where(jnp.isinf(q), 0, w - q)
+    return _Landing(q, {'compensation': _at_random(rest, jnp.dtype('bfloat16'), r[1])})  # to nearest it would freeze
 
 
 class _Split(_Stochastic):
@@ -163,7 +164,9 @@ class RoundUpdates(Line):
     if not _is_short(x.stored.dtype):
       return x
     q, slots = METHODS[self.method].land(x, x.dither(1))
-    return x.keep(**slots).set(u=q - x.stored.astype(q.dtype))  # u = q - p
+    p = x.stored.astype(q.dtype)
+    stays = jnp.isinf(p) & (p + x.u == p)  # inf - inf would be NaN
+    return x.keep(**slots).set(u=jnp.where(stays, 0, q - p))  # u = q - p
 
 
 round_updates = piece(RoundUpdates)

@@ -13,7 +13,9 @@ class Precondition(Line):
 
   .. math:: u_t \leftarrow u_t / (\sqrt{\hat{s}_t + \varepsilon_{root}} + \varepsilon)
 
-  An element whose denominator is 0 has no scale and does not move; the derivative of the root at 0 is taken as 0.
+  An element whose denominator is 0 has no scale and does not move; the derivative of the root at 0 is taken as 0. A
+  denominator below 2.8e-17 (2^-55; 2^-503 in float64) counts as that: squares of such gradients are flushed to 0, where
+  a smaller eps would be a step of any length.
 
   Args:
     eps: added to the root: 0 or a finite number >= 1.175e-38, a scalar array or a schedule.
@@ -46,7 +48,8 @@ class Precondition(Line):
 
   def step(self, x: Leaf, k: Any) -> Leaf:
     eps, eps_root = k
-    return x.set(u=formulas.safe_divide(x.u, formulas.safe_sqrt(x.nu_hat + eps_root) + eps))
+    root = formulas.safe_sqrt(x.nu_hat + eps_root)
+    return x.set(u=formulas.safe_divide(x.u, root + eps, formulas.smallest_root(root)))
 
 
 precondition = piece(Precondition)

@@ -1,6 +1,7 @@
 """The annotated optimizers of labml_nn 0.5.1."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import optax
@@ -181,14 +182,15 @@ def adabelief(
   *,
   optimized_update: bool | None = None,
   as_released: bool = False,
+  defaults: Mapping[str, Any] | None = None,
 ) -> Recipe:
   r"""Equals `labml_nn.optimizers.ada_belief.AdaBelief`, as its documentation says or as it was released.
 
   .. math:: \hat s_t = \frac{s_t + \varepsilon}{1 - b_2^t}
 
   where s itself has no eps, and AMSGrad takes the maximum of s. The released class passes its arguments on by position
-  and they shift by one: `amsgrad` becomes `optimized_update`, `degenerate_to_sgd` becomes `amsgrad`, and the steps
-  before the first adaptive one are none. By default it so runs with AMSGrad, and does not move for five steps.
+  and they shift by one: `amsgrad` becomes `optimized_update`, `degenerate_to_sgd` becomes `amsgrad`, and `defaults`
+  becomes `degenerate_to_sgd`. By default it so runs with AMSGrad, and does not move for five steps.
 
   Args:
     lr: the learning rate >= 0: number, scalar array or schedule.
@@ -201,12 +203,14 @@ def adabelief(
     optimized_update: whether eps is added to the root of the raw s (True) or of the corrected one; None for True. The
       released class takes it from `amsgrad`.
     as_released: whether the arguments shift as they do in the release.
+    defaults: an argument of the released class alone, in which any entry makes the first steps the mean; its values are
+      not read.
 
   Returns:
     A `Recipe`.
 
   Raises:
-    ValueError: if a number is out of range, or `optimized_update` is given for the release.
+    ValueError: if a number is out of range, `optimized_update` is given for the release, or `defaults` without it.
     TypeError: if an argument has a wrong type.
 
   Example:
@@ -228,7 +232,9 @@ def adabelief(
   if as_released:
     if optimized_update is not None:
       raise ValueError(f'optimized_update is the argument amsgrad where as_released=True, got {optimized_update!r}.')
-    optimized_update, amsgrad, degenerate_to_sgd = amsgrad, degenerate_to_sgd, False
+    optimized_update, amsgrad, degenerate_to_sgd = amsgrad, degenerate_to_sgd, bool(defaults)
+  elif defaults is not None:
+    raise ValueError(f'defaults has a meaning only where as_released=True, got {defaults!r}: use degenerate_to_sgd.')
   optimized_update = True if optimized_update is None else optimized_update
   flags(optimized_update=optimized_update)
   b1, b2 = rates(betas)
@@ -238,6 +244,6 @@ def adabelief(
     *when(amsgrad, pieces.running_max()),
     pieces.add_eps_root(eps),
     normalized(b1, b2, eps, eps_scaled=optimized_update),
-    *when(rectify, pieces.rectify(b2, 5.0, degenerate_to_sgd)),
+    *((pieces.rectify(b2, 5.0, degenerate_to_sgd),) if rectify else ()),
   )
   return _optimizer(direction, lr, weight_decay)

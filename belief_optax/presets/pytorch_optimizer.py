@@ -89,7 +89,7 @@ def adabelief(
     pieces.belief(b2, eps),
     *when(ams_bound, pieces.running_max()),
     normalized(None if adam_debias else b1, b2, eps, eps_scaled=rectify),
-    *when(rectify, pieces.rectify(b2, threshold, degenerated_to_sgd)),
+    *((pieces.rectify(b2, threshold, degenerated_to_sgd),) if rectify else ()),
   )
   return as_in_torch(direction, lr, weight_decay, decay_mode(weight_decouple, fixed_decay), maximize)
 
