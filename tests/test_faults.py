@@ -512,3 +512,9 @@ def test_parameters_of_8_bits_are_refused_by_one_sentence(name):
   for integer in (jnp.int8, jnp.int4):
     with pytest.raises(TypeError, match=r"parameter \['w'\] has dtype int\d; only real and complex floating arrays"):
       bo.adam(1e-3).init({'w': jnp.ones(4, integer)})
+
+
+def test_a_store_for_what_is_no_name():
+  """It was 'keywords must be strings'."""
+  with pytest.raises(TypeError, match='store maps the names of slots to stores, but 1 is no name'):
+    bo.adam(1e-3, store={1: 'int8'})

@@ -268,3 +268,18 @@ def test_carried_training_goes_on():
   updates, _ = tx.update(jax.tree.map(jnp.ones_like, new), after, new)
   expected, _ = tx.update(jax.tree.map(jnp.ones_like, PARAMS), trained(tx), PARAMS)
   np.testing.assert_allclose(updates['emb'], expected['emb'], rtol=1e-6)
+
+
+@pytest.mark.parametrize('store', ['float32', 'packed16'])
+def test_a_second_moment_of_another_meaning_is_refused(store):
+  """The slots of Adam and AdaBelief have the same names; E[g^2] taken for E[(g - m)^2] makes steps too short."""
+  adam, belief = bo.adam(1e-3, store=store), bo.adabelief(1e-3)
+  for one, other in ((adam, belief), (belief, adam), (bo.rmsprop(0.1), bo.adagrad(0.1))):
+    with pytest.raises(
+      ValueError, match=r'nu is that of \w+ in tx_from, but that of \w+ in tx_to.*interop\.warm_start'
+    ):
+      bo.convert_state(one.init(PARAMS), one, other, PARAMS)
+  there = interop.warm_start(trained(adam), adam, belief, PARAMS)
+  assert types(bo.convert_state(there, belief, bo.adabelief(0.1, store=store), PARAMS)) == types(trained(adam))
+  for same in (bo.adamw(1e-2, b1=0.8), bo.radam(1e-2), bo.compose(bo.nadam(0.1))):  # another rule for the same numbers
+    assert_equal(bo.convert_state(trained(bo.adam(1e-3)), bo.adam(1e-3), same, PARAMS), trained(bo.adam(1e-3)))

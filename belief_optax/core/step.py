@@ -31,7 +31,8 @@ class State(NamedTuple):
   Attributes:
     count: int32, the number of finished steps; it stops at 2^31 - 1.
     slots: for each name (`mu`, `nu`, ...) a tree with the structure of the parameters. What a store keeps together
-      stands under both names (`mu+nu.packed16`); `decode_state` makes plain arrays of it.
+      stands under both names (`mu+nu.packed16`); `decode_state` makes plain arrays of it. A name does not say which
+      algorithm wrote it: `nu` is Adam's E[g^2], and AdaBelief's E[(g - m)^2].
     ages: for each decay rate that is a schedule -log of the product of its values so far, as a sum and what rounding
       has lost of it; empty for numbers.
   """

@@ -308,6 +308,8 @@ def resolve(name: str, store: Any) -> Store:
   if isinstance(store, Store):
     return store
   if isinstance(store, Mapping):
+    if odd := [key for key in store if not isinstance(key, str)]:
+      raise TypeError(f'{name} maps the names of slots to stores, but {odd[0]!r} is no name.')
     return PerSlot(**store)
   if isinstance(store, str) and store in STORES:
     return STORES[store]()

@@ -66,7 +66,7 @@ def convert_state(state: State, tx_from: Recipe, tx_to: Recipe, params: Any) -> 
   Args:
     state: a state of `tx_from`; one that version 0.1.0 wrote with int8 or int4 is read, whatever store that names.
     tx_from: the recipe that made it.
-    tx_to: a recipe with the same slots and any store.
+    tx_to: a recipe with the same slots, kept by the same lines, and any store.
     params: the parameters, or their shapes: masks and sizes say which leaves are coded.
 
   Returns:
@@ -75,8 +75,9 @@ def convert_state(state: State, tx_from: Recipe, tx_to: Recipe, params: Any) -> 
 
   Raises:
     TypeError: if a transformation is no recipe, or another store has made the state.
-    ValueError: if the state is not one of `tx_from` and `params`, the slots differ, or a decay rate is a number in one
-      recipe and a schedule in the other.
+    ValueError: if the state is not one of `tx_from` and `params`, the slots differ or mean something else, as the `nu`
+      of Adam and of AdaBelief do (`interop.warm_start` converts these), or a decay rate is a number in one recipe and a
+      schedule in the other.
 
   Example:
     >>> import belief_optax as bo, jax.numpy as jnp
@@ -94,6 +95,7 @@ def convert_state(state: State, tx_from: Recipe, tx_to: Recipe, params: Any) -> 
   names = [slot.name for route in targets for slot in route.group]
   if set(names) != set(owners):
     raise ValueError(f'tx_to has the slots {sorted(names)}, but the state has {sorted(owners)}.')
+  _check_meaning(tx_from, tx_to)
   old, treedef = leaves_of(state, params), jax.tree.structure(params)
   check_fit(state, tx_from, params)
   target = tx_to.init(params)
@@ -103,6 +105,18 @@ def convert_state(state: State, tx_from: Recipe, tx_to: Recipe, params: Any) -> 
     parts = [_converted(route, owners, old, at(new, route, leaf), leaf) for leaf in range(treedef.num_leaves)]
     slots |= {key: treedef.unflatten([part[i] for part in parts]) for i, key in enumerate(route.keys)}
   return own(state)._replace(slots=slots)
+
+
+def _check_meaning(tx_from: Recipe, tx_to: Recipe) -> None:
+  """Raises where a slot is kept by another line, so that its numbers mean something else."""
+  before, after = ({slot.name: line for line in tx.lines for slot in line.slots} for tx in (tx_from, tx_to))
+  for name, line in before.items():
+    other = after[name]
+    if not (isinstance(line, type(other)) or isinstance(other, type(line))):
+      raise ValueError(
+        f'{name} is that of {line.name} in tx_from, but that of {other.name} in tx_to: numbers of another meaning. '
+        'interop.warm_start goes from one algorithm to another.'
+      )
 
 
 def _converted(route: Route, owners: Mapping[str, tuple[Route, int]], old: Leaves, like: Kept, leaf: int) -> Kept:
