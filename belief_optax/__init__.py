@@ -37,6 +37,7 @@ from belief_optax.pieces import (
   accumulate_squares,
   add_decayed_weights,
   add_eps_root,
+  average_params,
   belief,
   bias_correct,
   bias_correct_step,
@@ -46,6 +47,7 @@ from belief_optax.pieces import (
   complex_as_reals,
   first_moment,
   heavy_ball,
+  lazy_rows,
   lookahead,
   nesterov,
   precondition,
@@ -57,6 +59,7 @@ from belief_optax.pieces import (
   scale_by_learning_rate,
   second_moment,
 )
+from belief_optax.pieces.average import averaged_params
 from belief_optax.stores.convert import convert_state, decode_state, state_bytes
 from belief_optax.stores.surgery import carry_state, reset_state
 
@@ -78,6 +81,8 @@ __all__ = [
   'add_decayed_weights',
   'add_eps_root',
   'amsgrad',
+  'average_params',
+  'averaged_params',
   'belief',
   'bias_correct',
   'bias_correct_step',
@@ -96,6 +101,7 @@ __all__ = [
   'floor_of',
   'heavy_ball',
   'hyper',
+  'lazy_rows',
   'lookahead',
   'mask_option',
   'matched_learning_rate',

@@ -23,6 +23,18 @@ def compute_dtype(*arrays: Any) -> Any:
   return jnp.finfo(functools.reduce(jnp.promote_types, dtypes, jnp.dtype(jnp.float32))).dtype
 
 
+def is_short(dtype: Any) -> bool:
+  """Whether numbers of a dtype have 16 bits."""
+  return jnp.finfo(dtype).bits < 32
+
+
+def rounded(x: Any, dtype: Any) -> Any:
+  """What a number is in another dtype, in its own dtype: XLA may drop a cast there and back."""
+  if not is_short(dtype):
+    return x
+  return jax.lax.reduce_precision(x, jnp.finfo(dtype).nexp, jnp.finfo(dtype).nmant)
+
+
 def widen(x: Any, real: Any) -> Any:
   """The array in a real compute dtype, or the complex one of the same precision; integers as they are."""
   if not jnp.issubdtype(x.dtype, jnp.inexact):

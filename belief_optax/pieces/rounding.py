@@ -33,7 +33,8 @@ class _Stochastic:
 
   def land(self, x: Leaf, r: tuple[jax.Array, jax.Array]) -> _Landing:
     """Where it lands after the update, given two dithers."""
-    return _Landing(_at_random(x.p + x.u, x.stored.dtype, r[0]), {})
+    w = x.p + x.u
+    return _Landing(jnp.where(jnp.isinf(w), w, _at_random(w, x.stored.dtype, r[0])), {})
 
 
 class _Compensated(_Stochastic):
@@ -153,24 +154,20 @@ class RoundUpdates(Line):
 
   def check(self, p: Any) -> None:
     dtype = jnp.dtype(dtypes.of(p))
-    if _is_short(dtype) and dtype.name not in METHODS[self.method].served:
-      can = ', '.join(repr(name) for name, method in METHODS.items() if dtype.name in method.served) or 'none'
+    if dtypes.is_short(dtype) and dtype.name not in METHODS[self.method].served:
+      can = ', '.join(repr(name) for name, method in METHODS.items() if dtype.name in method.served)
       raise TypeError(f'round_updates({self.method!r}) cannot serve {dtype.name} parameters; methods that can: {can}.')
 
   def begin(self, x: Leaf) -> Leaf:
-    return x.see(METHODS[self.method].whole(x)) if _is_short(x.stored.dtype) else x
+    return x.see(METHODS[self.method].whole(x)) if dtypes.is_short(x.stored.dtype) else x
 
   def step(self, x: Leaf, k: Any) -> Leaf:
-    if not _is_short(x.stored.dtype):
+    if not dtypes.is_short(x.stored.dtype):
       return x
     q, slots = METHODS[self.method].land(x, x.dither(1))
     p = x.stored.astype(q.dtype)
-    stays = jnp.isinf(p) & (p + x.u == p)  # inf - inf would be NaN
-    return x.keep(**slots).set(u=jnp.where(stays, 0, q - p))  # u = q - p
+    stays = jnp.isinf(p) & (q == p)  # inf - inf would be NaN
+    return x.see(p).keep(**slots).set(u=jnp.where(stays, 0, q - p))  # u = q - p, and the lines behind it see p
 
 
 round_updates = piece(RoundUpdates)
-
-
-def _is_short(dtype: Any) -> bool:
-  return jnp.finfo(dtype).bits < 32

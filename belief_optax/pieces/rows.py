@@ -1,0 +1,63 @@
+"""Rows of an embedding that a step does not touch."""
+
+from typing import Any
+
+import jax.numpy as jnp
+
+from belief_optax.core import Leaf, Line, mask_option, piece
+from belief_optax.core.vocabulary import Mask
+
+
+class LazyRows(Line):
+  r"""Leaves a row as it was where its whole gradient is 0: the parameter, and all that the lines before it keep.
+
+  .. math:: (u_t, m_t, s_t)_i \leftarrow (0, m_{t-1}, s_{t-1})_i \qquad \text{where } g_{t,i} = 0
+
+  A row is everything at one index of the first axis, as in the table of `flax.linen.Embed`. Without this line the mean
+  of a word that is not in the batch goes on moving it, and its moments and weights decay. With it
+  `compose(adam(lr, eps_scaled=True), lazy_rows(mask))` is `torch.optim.SparseAdam`, and its rule is that of a lazy
+  Adam: bias is corrected for the steps of all rows, as there.
+
+  Put it behind what it holds back, and before `round_updates` and `average_params`. The gradient is dense all the same:
+  it saves no memory and no time. It is not elementwise: an array that is sharded along a row needs communication.
+
+  Args:
+    mask: which arrays have lazy rows: a tree of bools, a prefix of one, or a callable `params -> mask`; None for all.
+
+  Returns:
+    A piece without slots.
+
+  Raises:
+    ValueError: at `init` if the mask is no prefix of the parameters, or an array that it selects has no axis.
+
+  Example:
+    >>> import belief_optax as bo, jax.numpy as jnp
+    >>> tx = bo.compose(bo.sgd(1.0, momentum=0.5), bo.lazy_rows())
+    >>> table = jnp.zeros((2, 2))
+    >>> _, state = tx.update(jnp.ones((2, 2)), tx.init(table))
+    >>> print(tx.update(jnp.array([[0.0, 0.0], [0.0, 4.0]]), state)[0])
+    [[ 0.   0. ]
+     [-0.5 -4.5]]
+
+  References:
+    torch.optim.SparseAdam (https://docs.pytorch.org/docs/stable/generated/torch.optim.SparseAdam.html).
+  """  # own words: mask
+
+  mask: Mask | None = mask_option(default=None)
+
+  writes = ('*',)
+  elementwise = False
+
+  def begin(self, x: Leaf) -> Leaf:
+    if x.g.ndim == 0:
+      raise ValueError(f'{self.name} needs an array with rows, but one has shape (): leave it out by mask=.')
+    touched = jnp.any(x.g != 0, axis=tuple(range(1, x.g.ndim)), keepdims=True)  # a NaN is not 0
+    return x.set(touched=touched, before=x.slots)
+
+  def step(self, x: Leaf, k: Any) -> Leaf:
+    touched, before = x.estimates['touched'], x.estimates['before']
+    x = x.set(u=jnp.where(touched, x.u, 0))
+    return x.keep(**{name: jnp.where(touched, x.slots[name], old) for name, old in before.items()})
+
+
+lazy_rows = piece(LazyRows)
