@@ -221,7 +221,9 @@ def test_wrong_arguments_list_the_choices():
   can = r"round_updates\('split'\) cannot serve float16 parameters; methods that can: 'stochastic', 'compensated'"
   with pytest.raises(TypeError, match=can):
     rounded(bo.adam(1e-3), 'split').init({'w': jnp.ones(3, jnp.float16)})
-  with pytest.raises(TypeError, match=r'parameter the tree itself has dtype float8_e4m3fn, in which a step .* keep it in bfloat16'):
+  with pytest.raises(
+    TypeError, match=r'parameter the tree itself has dtype float8_e4m3fn, in which a step .* keep it in bfloat16'
+  ):
     bo.round_updates('stochastic').init(jnp.ones(3, jnp.float8_e4m3fn))
   tx = bo.round_updates('split')
   with pytest.raises(ValueError, match=r"round_updates\(method='split'\) needs the parameters"):

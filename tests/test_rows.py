@@ -37,7 +37,7 @@ def test_it_is_sparse_adam_step_for_step(jit):
   np.testing.assert_array_equal(p[-1], SPARSE['p0'][-1])
   plain, _ = bo.adam(0.05).update(jnp.asarray(g), bo.adam(0.05).init(p)._replace(slots=state.slots), p)
   still = ~SPARSE['grads'][-1].any(1)
-  assert np.abs(plain[still][:-1]).min() > 0.001  # which dense Adam moves all the same
+  assert np.abs(plain[still][:-1]).min() > 4e-4  # which dense Adam moves all the same
 
 
 TABLE = {'emb': jnp.linspace(-1, 1, 64 * 8).reshape(64, 8), 'w': jnp.linspace(1, 2, 64 * 8).reshape(64, 8)}
@@ -78,9 +78,9 @@ def test_every_algorithm_leaves_untouched_rows_and_touches_the_others_as_before(
 @pytest.mark.parametrize('store', ['bfloat16', stores.Packed16(min_size=0)], ids=str)
 @pytest.mark.parametrize('method', [None, 'split', 'compensated'])
 def test_codes_of_untouched_rows_stay_bit_for_bit(store, method):
-  """Also under round_updates, whose own slots stay as well, as a parameter that does not move lands on itself."""
+  """Those of round_updates too: what 'compensated' carries may be half a digit, and would move the parameter."""
   rounding = [] if method is None else [bo.round_updates(method)]
-  tx = bo.compose(bo.adamw(0.01, weight_decay=0.1, store=store), bo.lazy_rows(), *rounding)
+  tx = bo.compose(bo.adamw(0.05, weight_decay=0.1, store=store), *rounding, bo.lazy_rows())
   p = jnp.asarray(TABLE['emb'], jnp.float32 if method is None else jnp.bfloat16)
   state = tx.init(p)
   for t in range(6):
@@ -103,19 +103,13 @@ def test_what_is_not_finite_is_seen_in_its_row():
 
 def test_vectors_and_higher_axes():
   tx = bo.compose(bo.sgd(1.0, momentum=0.9), bo.lazy_rows())
-  p = {'v': jnp.zeros(2), 't': jnp.zeros((2, 2, 2))}
+  p = {'v': jnp.zeros(2), 't': jnp.zeros((2, 2, 2)), 's': jnp.zeros(())}
   _, state = tx.update(jax.tree.map(jnp.ones_like, p), tx.init(p))
-  g = {'v': jnp.asarray([0.0, 1.0]), 't': jnp.zeros((2, 2, 2)).at[1, 0, 1].set(1.0)}
+  g = {'s': jnp.zeros(()), 'v': jnp.asarray([0.0, 1.0]), 't': jnp.zeros((2, 2, 2)).at[1, 0, 1].set(1.0)}
   u, _ = tx.update(g, state)
+  assert u['s'] == 0
   np.testing.assert_allclose(u['v'], [0.0, -1.9], 1e-6)
   np.testing.assert_allclose(u['t'], [[[0, 0], [0, 0]], [[-0.9, -1.9], [-0.9, -0.9]]], 1e-6)
-
-
-def test_errors():
-  with pytest.raises(ValueError, match=r'lazy_rows needs an array with rows, but \[\'b\'\] has shape \(\)'):
-    bo.compose(bo.adam(0.1), bo.lazy_rows()).init({'w': jnp.ones((2, 2)), 'b': jnp.ones(())})
-  tx = bo.compose(bo.adam(0.1), bo.lazy_rows({'w': True, 'b': False}))
-  tx.init({'w': jnp.ones((2, 2)), 'b': jnp.ones(())})
 
 
 def test_it_is_a_value_that_prints():

@@ -13,13 +13,14 @@ class LazyRows(Line):
 
   .. math:: (u_t, m_t, s_t)_i \leftarrow (0, m_{t-1}, s_{t-1})_i \qquad \text{where } g_{t,i} = 0
 
-  A row is everything at one index of the first axis, as in the table of `flax.linen.Embed`. Without this line the mean
-  of a word that is not in the batch goes on moving it, and its moments and weights decay. With it
-  `compose(adam(lr, eps_scaled=True), lazy_rows(mask))` is `torch.optim.SparseAdam`, and its rule is that of a lazy
-  Adam: bias is corrected for the steps of all rows, as there.
+  A row is everything at one index of the first axis, as in the table of `flax.linen.Embed`; a scalar is one row.
+  Without this line the mean of a word that is not in the batch goes on moving it, and its moments and weights decay.
+  With it `compose(adam(lr, eps_scaled=True), lazy_rows(mask))` is `torch.optim.SparseAdam`: the bias of all rows is
+  corrected for the same number of steps, as there.
 
-  Put it behind what it holds back, and before `round_updates` and `average_params`. The gradient is dense all the same:
-  it saves no memory and no time. It is not elementwise: an array that is sharded along a row needs communication.
+  Put it behind what it holds back, `round_updates` too, and before `average_params`. The gradient is dense all the
+  same, so it saves neither memory nor time. It is not elementwise: an array that is sharded along a row needs
+  communication.
 
   Args:
     mask: which arrays have lazy rows: a tree of bools, a prefix of one, or a callable `params -> mask`; None for all.
@@ -28,7 +29,7 @@ class LazyRows(Line):
     A piece without slots.
 
   Raises:
-    ValueError: at `init` if the mask is no prefix of the parameters, or an array that it selects has no axis.
+    ValueError: at `init` if the mask is no prefix of the parameters.
 
   Example:
     >>> import belief_optax as bo, jax.numpy as jnp
@@ -49,8 +50,6 @@ class LazyRows(Line):
   elementwise = False
 
   def begin(self, x: Leaf) -> Leaf:
-    if x.g.ndim == 0:
-      raise ValueError(f'{self.name} needs an array with rows, but one has shape (): leave it out by mask=.')
     touched = jnp.any(x.g != 0, axis=tuple(range(1, x.g.ndim)), keepdims=True)  # a NaN is not 0
     return x.set(touched=touched, before=x.slots)
 
