@@ -27,8 +27,7 @@ class Line:
   Attributes:
     needs: what must stand in the record before this line (`mu_hat`, `nu_hat`, or the name of a slot).
     gives: what stands there after it.
-    writes: the slots of other lines that `step` changes, or `('*',)` for all. A store rounds a slot once, after its
-      last declared writer.
+    writes: the slots of other lines that `step` changes. A store rounds a slot once, after its last declared writer.
     ages: the fields that are decay rates whose mass this line asks `Now` for.
     ahead: the fields whose value at the next step this line asks for.
     shrinks: whether it adds the parameters to the direction, so that they decay where the direction is subtracted.

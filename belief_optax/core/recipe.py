@@ -279,7 +279,7 @@ def _array(x: Any) -> Any:
 def _check_needs(lines: Sequence[Line]) -> None:
   known = {slot.name for line in lines for slot in line.slots}
   for line in lines:
-    if not known.issuperset({*line.writes} - {'*'}):
+    if not known.issuperset(line.writes):
       raise ValueError(f'{line!r} writes {", ".join(line.writes)}, but no piece of the composition owns such a slot.')
     for need in line.requires():
       if need not in known:

@@ -145,16 +145,17 @@ class Rule:
 
   def _complete(self, route: Route) -> int:
     """The last line that writes one of the slots of a route."""
-    return max(i for i, line in enumerate(self.lines) if any(_writes(line, slot.name) for slot in route.group))
+    names = {slot.name for slot in route.group}
+    return max(i for i, line in enumerate(self.lines) if names & _written(line))
 
 
-def _writes(line: Line, name: str) -> bool:
-  return name in line.writes or '*' in line.writes or any(slot.name == name for slot in line.slots)
+def _written(line: Line) -> set[str]:
+  return {*(slot.name for slot in line.slots), *line.writes}
 
 
 def _check_writes(line: Line, before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
   for name, value in after.items():
-    if value is not before.get(name) and not _writes(line, name):
+    if value is not before.get(name) and name not in _written(line):
       raise TypeError(
         f'{line.name} changes the slot {name!r} that it does not own: declare writes = ({name!r},) in '
         f'{type(line).__name__}. A store rounds a slot once, after the last line that declares to write it.'

@@ -21,8 +21,8 @@ class AverageParams(Line):
   parameters that `init` gets, so that these count $d^t$. It is kept in float32 or wider by every store, and the
   parameters that it sees are rounded as `optax.apply_updates` rounds them.
 
-  Put it last, behind `round_updates` and `lazy_rows` too: the update that leaves it must be the one that is applied. What is no
-  parameter, such as BatchNorm's averages, is not in it. `averaged_params` reads it.
+  Put it last, behind `round_updates` and `lazy_rows` too: the update that leaves it must be the one that is applied.
+  What is no parameter, such as BatchNorm's averages, is not in it. `averaged_params` reads it.
 
   Args:
     ema_decay: d: a number in [0, 1), a scalar array or a schedule such as `lambda t: min(0.999, (1 + t) / (10 + t))`,

@@ -1,6 +1,7 @@
 """Rows of an embedding that a step does not touch."""
 
-from typing import Any
+import dataclasses
+from typing import Any, cast
 
 import jax.numpy as jnp
 
@@ -9,7 +10,7 @@ from belief_optax.core.vocabulary import Mask
 
 
 class LazyRows(Line):
-  r"""Leaves a row as it was where its whole gradient is 0: the parameter, and all that the lines before it keep.
+  r"""Leaves a row as it was where its whole gradient is 0: the parameter, and all that is kept of it.
 
   .. math:: (u_t, m_t, s_t)_i \leftarrow (0, m_{t-1}, s_{t-1})_i \qquad \text{where } g_{t,i} = 0
 
@@ -18,8 +19,8 @@ class LazyRows(Line):
   With it `compose(adam(lr, eps_scaled=True), lazy_rows(mask))` is `torch.optim.SparseAdam`: the bias of all rows is
   corrected for the same number of steps, as there.
 
-  Put it behind what it holds back, `round_updates` too, and before `average_params`. The gradient is dense all the
-  same, so it saves neither memory nor time. It is not elementwise: an array that is sharded along a row needs
+  Its place is behind all that makes the step, `round_updates` too, and before `average_params`. The gradient is dense
+  all the same, so it saves neither memory nor time. It is not elementwise: an array that is sharded along a row needs
   communication.
 
   Args:
@@ -46,17 +47,28 @@ class LazyRows(Line):
 
   mask: Mask | None = mask_option(default=None)
 
-  writes = ('*',)
   elementwise = False
 
   def begin(self, x: Leaf) -> Leaf:
     touched = jnp.any(x.g != 0, axis=tuple(range(1, x.g.ndim)), keepdims=True)  # a NaN is not 0
-    return x.set(touched=touched, before=x.slots)
+    return _Rows(**vars(x), touched=touched)
 
   def step(self, x: Leaf, k: Any) -> Leaf:
-    touched, before = x.estimates['touched'], x.estimates['before']
-    x = x.set(u=jnp.where(touched, x.u, 0))
-    return x.keep(**{name: jnp.where(touched, x.slots[name], old) for name, old in before.items()})
+    return x.set(u=jnp.where(cast(_Rows, x).touched, x.u, 0))
 
 
 lazy_rows = piece(LazyRows)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Rows(Leaf):
+  """A leaf that keeps its slots where a row is not touched.
+
+  So each line reads what is kept. If the last line took the old slots back, XLA:CPU would need them after they are
+  overwritten, and so copy them.
+  """
+
+  touched: Any
+
+  def keep(self, **slots: Any) -> Leaf:
+    return super().keep(**{name: jnp.where(self.touched, new, self.slots[name]) for name, new in slots.items()})
