@@ -98,6 +98,7 @@ FLAGS = (
 REFUSED = {
   'alpha': NOT_RATE,
   'betas': NOT_PAIR,
+  'defaults': [(1, TypeError), ('lr', TypeError), ([], TypeError)],
   'eps': NOT_EPS,
   'epsilon': NOT_EPS,
   'eps_root': NOT_EPS,
@@ -474,6 +475,38 @@ def test_bugs_are_the_recipes_that_they_are_said_to_be():
   for rectify in (True, False):
     grown = presets.torch_optimizer.adabelief(amsgrad=True, rectify=rectify)
     assert grown == presets.adabelief_pytorch.adabelief(version='0.0.5', amsgrad=True, rectify=rectify)
+
+
+# labml_nn 0.5.1 itself, in float64: AdaBelief([p], lr=0.1, eps=1e-3, defaults=...) from p = 0.5.
+LABML_GRADIENTS = np.random.default_rng(1).standard_normal(8)
+LABML_RELEASED = {
+  'still': [0.5, 0.5, 0.5, 0.5, 0.5, 0.499207856557, 0.498788216628, 0.497844819082],
+  'mean': [
+    *(0.465441580794, 0.40582874309, 0.35602001243, 0.358588267469),
+    *(0.338421096826, 0.337628953383, 0.337209313455, 0.336265915908),
+  ],
+}
+
+
+@pytest.mark.parametrize(('defaults', 'steps'), [(None, 'still'), ({}, 'still'), ({'anything': 0}, 'mean')])
+@pytest.mark.usefixtures('quiet')
+def test_any_defaults_make_the_first_steps_of_the_released_labml_the_mean(defaults, steps):
+  """Its arguments are shifted: what is read as degenerate_to_sgd is the dict."""
+  with x64():
+    tx = presets.labml.adabelief(0.1, eps=1e-3, as_released=True, defaults=defaults)
+    p, found = jnp.asarray(0.5), []
+    state = tx.init(p)
+    for g in LABML_GRADIENTS:
+      u, state = tx.update(jnp.asarray(g), state, p)
+      p = p + u
+      found.append(float(p))
+  np.testing.assert_allclose(found, LABML_RELEASED[steps], 1e-11)
+
+
+def test_defaults_have_no_meaning_as_documented():
+  with pytest.raises(ValueError, match='defaults has a meaning only where as_released=True, got'):
+    presets.labml.adabelief(defaults={'lr': 0.1})
+  assert presets.labml.adabelief(defaults={}) == presets.labml.adabelief()
 
 
 @pytest.mark.parametrize('eps', [0.0, 1e-60])

@@ -228,12 +228,14 @@ def adabelief(
   """
   (eps,) = numbers(EPSILON, eps=eps)
   flags(amsgrad=amsgrad, degenerate_to_sgd=degenerate_to_sgd, rectify=rectify, as_released=as_released)
+  if defaults is not None and not isinstance(defaults, Mapping):
+    raise TypeError(f'defaults must be None or a mapping, got {defaults!r}.')
   warn_of_bug(as_released, 'labml_nn AdaBelief as released: its arguments shift by one in the constructor.')
   if as_released:
     if optimized_update is not None:
       raise ValueError(f'optimized_update is the argument amsgrad where as_released=True, got {optimized_update!r}.')
     optimized_update, amsgrad, degenerate_to_sgd = amsgrad, degenerate_to_sgd, bool(defaults)
-  elif defaults is not None:
+  elif defaults:
     raise ValueError(f'defaults has a meaning only where as_released=True, got {defaults!r}: use degenerate_to_sgd.')
   optimized_update = True if optimized_update is None else optimized_update
   flags(optimized_update=optimized_update)
