@@ -145,6 +145,18 @@ def test_a_parameter_without_a_gradient_keeps_its_average():
   np.testing.assert_array_equal(bo.averaged_params(state)['b'], START['b'])
 
 
+@pytest.mark.parametrize('adaptive', [bo.adam, bo.radam], ids=['adam', 'radam'])
+def test_it_goes_on_over_the_parts_of_a_state(adaptive):
+  """State surgery: a parameter that is new or reset begins at its own value."""
+  tx = bo.compose(adaptive(0.1), bo.average_params(0.5))
+  _, state = tx.update(START, tx.init(START), START)
+  reset = bo.averaged_params(bo.reset_state(state, tx, START, 'b'))
+  np.testing.assert_array_equal(reset['b'], START['b'])
+  np.testing.assert_array_equal(reset['w'], bo.averaged_params(state)['w'])
+  new = {**START, 'n': jnp.full(2, 7.0)}
+  np.testing.assert_array_equal(bo.averaged_params(bo.carry_state(state, tx, START, new))['n'], [7.0, 7.0])
+
+
 def test_errors():
   with pytest.raises(ValueError, match='state has no averages of parameters: put average_params last'):
     bo.averaged_params(bo.adam(0.1).init(START))

@@ -424,7 +424,8 @@ def test_hyperparameters_differentiate():
 
 def test_hyperparameters_vmap():
   names, values = ('b1', 'b2', 'eps', 'weight_decay'), jnp.asarray([[0.5, 0.6, 0.1, 0.0], [0.9, 0.99, 0.2, 0.5]])
-  one = lambda row: run(bo.radam(0.1, **dict(zip(names, row, strict=True))), params(), gradients())[1:]
+  make = functools.partial(bo.radam, 0.1, degenerate_to_sgd=True)  # at b2 = 0.6 all else would stand still
+  one = lambda row: run(make(**dict(zip(names, row, strict=True))), params(), gradients())[1:]
   found = jax.vmap(one)(values)
   for i, row in enumerate(values.tolist()):
     assert_close(jax.tree.map(lambda x, i=i: x[i], found), one(row), rtol=1e-4)
@@ -638,7 +639,9 @@ _WITH = {
   (algorithm, name): {'momentum': 0.9}
   for algorithm in ('rmsprop', 'sgd')
   for name in ('nesterov', 'dampening', 'first_buffer', 'accumulator_dtype')
-}
+} | {
+  ('radam', name): {'degenerate_to_sgd': True} for name in ('b2', 'threshold')
+}  # else what would never move is refused
 ARGUMENTS = [
   (algorithm, name)
   for algorithm in bo.optimizers.__all__

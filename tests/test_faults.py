@@ -399,6 +399,17 @@ def test_a_mask_with_other_keys_is_refused(mask):
     bo.adamw(1.0, mask=jax.tree.map(Boxed, mask)).init(BARE)
 
 
+def test_a_mask_says_nothing_of_what_is_none():
+  """A mask made from the arrays alone, in a tree where None stands for what is no parameter."""
+  p = {'w': jnp.full((2, 2), 4.0), 'b': None, 'c': (jnp.full(2, 4.0), None)}
+  tx = bo.adamw(1.0, weight_decay=0.5, mask={'w': True, 'c': False})
+  u, _ = tx.update(jax.tree.map(jnp.ones_like, p), tx.init(p), p)
+  np.testing.assert_allclose(u['w'], np.full((2, 2), -3.0), 1e-5)
+  np.testing.assert_allclose(u['c'][0], np.full(2, -1.0), 1e-5)
+  with pytest.raises(ValueError, match='the mask of add_decayed_weights is no prefix of the params'):
+    bo.adamw(1.0, mask={'w': True}).init(p)
+
+
 # Parameters in host memory.
 
 

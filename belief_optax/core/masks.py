@@ -59,7 +59,7 @@ def full_mask(owner: str, mask: Any, params: Any) -> Any:
 
 
 def _mask_by_keys(mask: Any, params: Any) -> Any:
-  """A full mask from one in other containers with the same keys; None if a key of either is not in the other.
+  """A full mask from one in other containers with the same keys; None if a key of an array is missing or idle.
 
   A State of nnx is one: `nnx.Optimizer` gives boxed parameters to `init` and bare arrays to `update`.
   """
@@ -70,10 +70,11 @@ def _mask_by_keys(mask: Any, params: Any) -> Any:
   wanted, used, values = dict(with_keys(mask)), set(), []
   for keys, x in with_keys(params, bare):
     prefix = next((keys[:n] for n in range(len(keys), -1, -1) if keys[:n] in wanted), None)
-    if prefix is None:
+    if prefix is not None:
+      used.add(prefix)
+      values += [] if bare(x) else [bool(wanted[prefix])]
+    elif not bare(x):
       return None
-    used.add(prefix)
-    values += [] if bare(x) else [bool(wanted[prefix])]
   return jax.tree.unflatten(jax.tree.structure(params), values) if used == set(wanted) else None
 
 

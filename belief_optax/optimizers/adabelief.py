@@ -49,7 +49,8 @@ def scale_by_belief(
     A `Recipe`: an `optax.GradientTransformationExtraArgs` that prints and compares as the list of its lines.
 
   Raises:
-    ValueError: if a number is out of range or an option unknown.
+    ValueError: if a number is out of range or an option unknown, or nothing would ever move: rectified at b2 <= 2/3
+      without `degenerate_to_sgd`.
     TypeError: if an argument has a wrong type.
 
   Example:
@@ -65,7 +66,7 @@ def scale_by_belief(
   References:
     Zhuang et al., AdaBelief (https://arxiv.org/abs/2010.07468), Algorithm 2.
   """  # own words: eps_root
-  checked(residual=residual, nesterov=nesterov, amsgrad=amsgrad, rectify=rectify)
+  checked(residual=residual, nesterov=nesterov, amsgrad=amsgrad, rectify=rectify, degenerate_to_sgd=degenerate_to_sgd)
   debiased = residual == 'debiased'
   return compose(
     pieces.first_moment(b1),
@@ -74,7 +75,7 @@ def scale_by_belief(
     *when(amsgrad, pieces.running_max()),
     *when(nesterov, pieces.nesterov(b1)),
     normalized(None if nesterov or debiased else b1, b2, eps, eps_scaled=eps_scaled),
-    *((pieces.rectify(b2, degenerate_to_sgd=degenerate_to_sgd),) if rectify else ()),  # b2 is checked
+    *((pieces.rectify(b2, degenerate_to_sgd=degenerate_to_sgd),) if rectify else ()),
     store=store,
   )
 
@@ -140,7 +141,8 @@ def adabelief(
     A `Recipe`: an `optax.GradientTransformationExtraArgs` that prints and compares as the list of its lines.
 
   Raises:
-    ValueError: if a number is out of range or an option unknown.
+    ValueError: if a number is out of range or an option unknown, or nothing would ever move: rectified at b2 <= 2/3
+      without `degenerate_to_sgd`.
     TypeError: if an argument has a wrong type.
 
   Example:

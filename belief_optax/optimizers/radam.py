@@ -35,7 +35,7 @@ def radam(
 
   With ``degenerate_to_sgd=True`` the steps before that are the plain mean, as in `optax.radam` and torch; their length
   is that of the gradient, so they depend on the scale of the loss (docs/first_steps.md). ``eps_scaled=True`` is
-  torch's form. At b2 <= 2/3 no step can be rectified, so that without the mean nothing ever moves.
+  torch's form. At b2 <= 2/3 no step can be rectified: only the mean is left.
 
   Args:
     learning_rate: step size alpha: a finite number >= 0, a scalar array (can change without recompiling) or a schedule
@@ -61,7 +61,8 @@ def radam(
     A `Recipe`: an `optax.GradientTransformationExtraArgs` that prints and compares as the list of its lines.
 
   Raises:
-    ValueError: if a number is out of range or an option unknown.
+    ValueError: if a number is out of range or an option unknown, or nothing would ever move: no step can be rectified
+      at b2 <= 2/3 with the default threshold.
     TypeError: if an argument has a wrong type.
 
   Example:

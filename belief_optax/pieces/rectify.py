@@ -67,12 +67,14 @@ class Rectify(Line):
 
   def __post_init__(self) -> None:
     super().__post_init__()
-    numbers = isinstance(self.b2, float) and isinstance(self.threshold, float)
-    if numbers and not self.degenerate_to_sgd and formulas.first_tractable_step(self.b2, self.threshold) is None:
-      least = 2 / (self.threshold + 1)  # rho_inf = 2 / (1 - b2) - 1 > threshold
+    b2, threshold = self.b2, self.threshold
+    if self.degenerate_to_sgd or not isinstance(b2, float) or not isinstance(threshold, float):
+      return
+    if formulas.first_tractable_step(b2, threshold) is None:
+      least = 1 - 2 / (threshold + 1)  # where rho_inf = 2 / (1 - b2) - 1 is the threshold
       raise ValueError(
-        f'b2={self.b2!r} never lets a step be rectified, so that with degenerate_to_sgd=False nothing would ever move: '
-        f'b2 must be greater than {1 - least:.4g} at threshold={self.threshold!r}, or degenerate_to_sgd=True.'
+        f'b2={b2!r} never lets a step be rectified, so that with degenerate_to_sgd=False nothing would ever move: '
+        f'b2 must be greater than {least:.4g} at threshold={threshold!r}, or degenerate_to_sgd=True.'
       )
 
   def scalars(self, now: Now) -> Any:
