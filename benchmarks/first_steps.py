@@ -199,9 +199,10 @@ def lengths_text(s: dict[str, Any]) -> list[str]:
     table(['', *KINDS], after),
     'The longest of the first ten steps at scale 1 with other options of `adabelief`:',
     table(['', *header], variants),
-    "With `residual='debiased'` the first residual is 0, so the first step has no scale to divide by. Unrectified it "
-    f'is up to {number(debiased[PLAIN])} learning rates long. Standing still at first helps on noise, but not on a '
-    f'constant gradient ({number(debiased[STILL])}).',
+    "The corrected mean of one gradient is that gradient, so with `residual='debiased'` the first residual is taken as "
+    'the gradient itself. As a difference it would be 0, and the first step would have no scale to divide by: it was '
+    'up to 1.36e+07 learning rates long, and standing still at first did not help on a constant gradient (150,286). Now '
+    f'the longest are {number(debiased[PLAIN])} and {number(debiased[STILL])}.',
   ]
 
 
@@ -255,7 +256,7 @@ def factor_text(s: dict[str, Any]) -> list[str]:
       ],
     ),
     f'For b2 = {listed(never)} there is no adaptive step at all. "Mean at first" is then SGD with a mean for ever. '
-    '"Still at first" never moves.',
+    '"Still at first" would never move, and is an error.',
   ]
 
 
