@@ -201,8 +201,8 @@ def lengths_text(s: dict[str, Any]) -> list[str]:
     table(['', *header], variants),
     "The corrected mean of one gradient is that gradient, so with `residual='debiased'` the first residual is taken as "
     'the gradient itself. As a difference it would be 0, and the first step would have no scale to divide by: it was '
-    'up to 1.36e+07 learning rates long, and standing still at first did not help on a constant gradient (150,286). Now '
-    f'the longest are {number(debiased[PLAIN])} and {number(debiased[STILL])}.',
+    'up to 1.36e+07 learning rates long, and standing still at first did not help on a constant gradient (150,286). '
+    f'Now the longest are {number(debiased[PLAIN])} and {number(debiased[STILL])}.',
   ]
 
 
