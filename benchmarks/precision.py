@@ -309,7 +309,7 @@ def directions_text(s: dict[str, Any]) -> list[str]:
     table(['longest step in learning rates, spread', *powers], longest),
     f'The loss that AdaBelief reaches in {s["steps"]:,} steps down from 1e-2 along a cosine, on landscapes where its '
     'steps in '
-    'float32 are long; with int8 none is longer than 8 learning rates.',
+    'float32 are long; with int8 none is longer than 7.5 learning rates.',
     table(['loss at the end', *STORES], [[n, *(f'{x:.2g}' for x in of.values())] for n, of in s['landscapes'].items()]),
     *reading,
   ]

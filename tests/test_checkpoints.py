@@ -105,8 +105,9 @@ def saved(request, tmp_path_factory):
   shutil.rmtree(root)
 
 
-def family(name):
-  return name.split(',')[0]
+def family(name, algorithm=None):
+  name = name.split(',')[0]
+  return 'packed16' if algorithm == 'one slot' and name == 'int8' else name  # what has no partner both keep alike
 
 
 @pytest.mark.parametrize('target', STORES)
@@ -115,12 +116,13 @@ def test_another_store(saved, source, target):
   """Floating point numbers are cast; codes are read by the store that wrote them, or not at all."""
   algorithm, states, root = saved
   abstract = abstract_state(algorithm, target)
-  if source == target or (source in FLOATS and target in FLOATS):
+  alone = algorithm == 'one slot' and {source, target} == {'packed16', 'int8'}
+  if source == target or alone or (source in FLOATS and target in FLOATS):
     found = restore(root / source, abstract)
     cast = jax.tree.map(lambda x, s: x.astype(s.dtype), states[source], abstract)
     jax.tree.map(assert_equal, found, cast)
     trained(ALGORITHMS[algorithm](1e-3, store=STORES[target]), state=found, steps=[4])
-  elif family(source) != family(target):
+  elif family(source, algorithm) != family(target, algorithm):
     with pytest.raises(ValueError, match=MISFIT):
       restore(root / source, abstract)
 

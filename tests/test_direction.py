@@ -40,11 +40,10 @@ def test_a_scale_that_is_read_and_written_again_is_the_same():
 def test_a_word_that_is_read_and_written_again_is_the_same():
   word = words(jax.random.key(0), (4096,))
   m, v = stores.Int8().decode(GROUP, (word,))
-  for t in (1, 2, 3):
-    again = stores.Int8().encode(GROUP, [m, v], functools.partial(bits.dither, (4096,), jnp.uint32(t)))[0]
+  for r in (0, 1, 2**31, 2**32 - 1):
+    again = stores.Int8().encode(GROUP, [m, v], lambda _, r=r: (jnp.full(4096, r, jnp.uint32),) * 2)[0]
     clipped = v >= 4.0**direction.HIGHEST
-    moved = ~clipped & (again != word) & ((word >> 9 & 63) > 0)  # of direction 0 the sign has no meaning
-    assert moved.sum() <= 1  # a dither of less than a millionth
+    assert not (~clipped & (again != word) & ((word >> 9 & 63) > 0)).any()  # of direction 0 the sign has no meaning
 
 
 def test_every_word_but_the_last_scale_is_a_number():
@@ -129,18 +128,18 @@ def test_the_root_of_a_second_moment_has_no_bias_after_gradients_fell(fall):
   assert abs(ratio - 1) <= 0.02
 
 
-@pytest.mark.parametrize('b1', [0.9, 0.99, 0.999])
-@pytest.mark.parametrize('g', [0.1, 1e-6])
-def test_the_mean_of_a_constant_gradient_has_no_bias(b1, g):
-  """But for 1 % of the phase of an even dither; int4 kept .1146 for .1 at b1 = .9 and .188 at .999."""
-  tx = bo.adam(1.0, b1=b1, store='int8')
+@pytest.mark.parametrize('b1', [0.5, 0.9, 0.99, 0.999])
+def test_the_mean_of_a_constant_gradient_has_no_bias(b1):
+  """With the dither of other stores it was 2 % at b1 = .9; int4 kept .1146 for .1 and, at b1 = .999, .188."""
+  tx, g = bo.adam(1.0, b1=b1, store='int8'), jnp.exp2(jnp.linspace(-21.0, -18.0, 64))[:, None] * jnp.ones(64)
 
   def step(state, _):
-    _, state = tx.update(jnp.full(512, g), state)
-    return state, jnp.mean(bo.decode_state(state, tx).slots['mu'])
+    _, state = tx.update(g, state)
+    return state, jnp.mean(bo.decode_state(state, tx).slots['mu'] / g, 1)
 
-  means = jax.jit(lambda: jax.lax.scan(step, tx.init(jnp.zeros(512)), None, 10000)[1])()
-  np.testing.assert_allclose(means[-2000:].mean(), g, 0.015)
+  means = np.asarray(jax.jit(lambda: jax.lax.scan(step, tx.init(g), None, 10000)[1])())[-2000:].mean(0)
+  np.testing.assert_allclose(means.mean(), 1, 0.005)
+  np.testing.assert_allclose(means, 1, 0.05)
 
 
 def test_rows_that_are_rarely_met_move_as_in_float32():
@@ -217,14 +216,14 @@ def test_one_spike_is_forgotten():
   assert np.abs(us[300:]).max() < 0.01  # as exact arithmetic: the second moment remembers
 
 
-def test_adabelief_on_a_constant_gradient_takes_eight_learning_rates():
-  """Exact arithmetic drives it to |g| / sqrt(eps); where r is clipped the mean is 6 - 15 % too small, and stays."""
+def test_adabelief_on_a_constant_gradient_takes_steps_of_the_limit():
+  """Exact arithmetic drives it to |g| / sqrt(eps); where r is clipped the mean is 12 - 20 % too small, and stays."""
   tx = bo.adabelief(1.0, store='int8')
   step = lambda s, _: tx.update(jnp.full(64, 0.1), s)[::-1]
   state, us = jax.jit(lambda: jax.lax.scan(step, tx.init(jnp.zeros(64)), None, 5000))()
   np.testing.assert_allclose(us[-1].mean(), -LIMIT, 1e-2)
   decoded = bo.decode_state(state, tx).slots
-  assert 0.085 < decoded['mu'].min() <= decoded['mu'].max() < 0.094
+  assert 0.079 < decoded['mu'].min() <= decoded['mu'].max() < 0.09
   np.testing.assert_allclose(np.sqrt(decoded['nu']), decoded['mu'] / LIMIT, 1e-5)
 
 

@@ -77,7 +77,7 @@ def test_every_algorithm_leaves_untouched_rows_and_touches_the_others_as_before(
     params = optax.apply_updates(params, u)
 
 
-@pytest.mark.parametrize('store', ['bfloat16', stores.Packed16(min_size=0)], ids=str)
+@pytest.mark.parametrize('store', ['bfloat16', stores.Packed16(min_size=0), 'int8'], ids=str)
 @pytest.mark.parametrize('method', [None, 'split', 'compensated'])
 def test_codes_of_untouched_rows_stay_bit_for_bit(store, method):
   """Those of round_updates too: what 'compensated' carries may be half a digit, and would move the parameter."""

@@ -85,8 +85,8 @@ def apart(store, slot, x, nu=None):
     if slot.real:
       return ((9 / 8) ** 2 - 1) * x
     scale = np.sqrt(np.asarray(nu, np.float64))  # kept up to 1/8 larger or smaller
-    octave = np.floor(np.log2(1 + x / (8 / 9 * scale) * 239 / direction.LIMIT))
-    return 2.0 ** (octave - 3) * direction.LIMIT / 239 * 9 / 8 * scale
+    octave = np.floor(np.log2(1 + x / (8 / 9 * scale) * 32))
+    return 2.0 ** (octave - 3) * 9 / 8 / 32 * scale
   if isinstance(store, stores.Packed16):
     return x * 2.0 ** -((8 if alone else 9) if slot.real else (7 if alone else 6))
   return x * 2.0**-7 if store in ROUNDING.values() else x * 0
