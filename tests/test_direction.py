@@ -12,7 +12,7 @@ from jax.sharding import PartitionSpec as P
 import belief_optax as bo
 from belief_optax import stores
 from belief_optax.core import Slot
-from belief_optax.stores import bits, direction
+from belief_optax.stores import direction
 
 GROUP = (Slot('mu', scale='nu'), Slot('nu', real=True))
 LIMIT = direction.LIMIT
@@ -137,8 +137,8 @@ def test_the_mean_of_a_constant_gradient_has_no_bias(b1):
     _, state = tx.update(g, state)
     return state, jnp.mean(bo.decode_state(state, tx).slots['mu'] / g, 1)
 
-  means = np.asarray(jax.jit(lambda: jax.lax.scan(step, tx.init(g), None, 10000)[1])())[-2000:].mean(0)
-  np.testing.assert_allclose(means.mean(), 1, 0.005)
+  means = np.asarray(jax.jit(lambda: jax.lax.scan(step, tx.init(g), None, 20000)[1])())[8000:].mean(0)
+  np.testing.assert_allclose(means.mean(), 1, 0.01 if b1 == 0.999 else 0.005)  # there it swings by 1 % in 1,000 steps
   np.testing.assert_allclose(means, 1, 0.05)
 
 

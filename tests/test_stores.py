@@ -26,7 +26,7 @@ from test_hlo import collectives, compiled_step, copies
 import belief_optax as bo
 from belief_optax import interop, presets, stores
 from belief_optax.core import Slot
-from belief_optax.stores import bits, direction
+from belief_optax.stores import bits
 
 MU, NU = Slot('mu', scale='nu'), Slot('nu', real=True)
 ROUNDING = {

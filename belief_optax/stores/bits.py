@@ -24,8 +24,8 @@ NAN = np.uint32(0x7FC00000)  # far from the NaN whose next number would be -0
 _SIGN = np.uint32(0x80000000)
 
 # 1/p and 1/p^2 with p^3 = p + 1: the two-dimensional sequence of least known discrepancy (Roberts). An even dither is a
-# function of its past, and so are the errors that an average with a short memory still holds: with coarse codes 1/p makes
-# a mean at b1 = 0.9 2 % too small where gradients are constant. The golden ratio does not, so `int8` asks for the third.
+# function of its past, and so are the errors that an average with a short memory still holds. With coarse codes and 1/p
+# a mean at b1 = 0.9 is 2 % too small where gradients are constant; with the golden ratio, which `int8` asks for, 0.2 %.
 _PLASTIC = (np.uint32(0xC13FA9A9), np.uint32(0x91E10DA5))
 _STRIDES = (_PLASTIC, _PLASTIC, (np.uint32(0x9E3779B9), _PLASTIC[1]))
 
