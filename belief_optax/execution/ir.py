@@ -325,7 +325,13 @@ _Scalar = Callable[..., Value]
 
 
 def _arithmetic(floating: str, integer: str) -> _Scalar:
+  neutral = {'fadd': 0, 'fsub': 0, 'fmul': 1, 'fdiv': 1}[floating]  # XLA leaves these out too, so FMAs are the same
+
   def emit(w: _Writer, dtype: np.dtype, params: Any, a: Value, b: Value) -> Value:
+    if b.name == literal(neutral, dtype):
+      return a
+    if floating in ('fadd', 'fmul') and a.name == literal(neutral, dtype):
+      return b
     if not is_float(dtype):
       if not integer:
         raise Unserved(f'{floating} of {dtype.name} has no instruction here')

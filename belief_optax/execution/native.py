@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 from belief_optax.execution import ir
-from belief_optax.execution.ir import Operand, Unserved
+from belief_optax.execution.ir import Operand
 
 LARGE = 1 << 16  # elements from which an array is cut into blocks, and gets a call of its own
 _BLOCK = 1 << 15  # elements of a block
@@ -24,10 +24,10 @@ OLDEST_LLVM = (15,)  # pointers without a type
 
 
 class Loop(NamedTuple):
-  """A compiled loop.
+  """A machine loop.
 
   Attributes:
-    target: the name under which XLA finds it.
+    target: the name under which XLA finds it once it is compiled.
     results: the arrays that it writes.
     text: LLVM's text, before optimization.
   """
@@ -73,26 +73,28 @@ def _machine(llvm: Any) -> Any:
   return target.create_target_machine(cpu=llvm.get_host_cpu_name(), features=features, opt=3, jit=True)
 
 
+def write(rule: Callable[..., Any], operands: tuple[Operand, ...], scalars: tuple[np.dtype, ...]) -> Loop:
+  """The loop of a rule; raises `Unserved` if one of its equations has no instruction."""
+  body = ir.loop(rule, operands, scalars)
+  text = module(body, operands, scalars)
+  return Loop(f'belief_optax.{hashlib.sha256(text.encode()).hexdigest()[:24]}', body.results, text)
+
+
 _kept: dict[str, Any] = {}  # compilers own the code that they made: it lives as long as the process
 
 
-def compile_loop(rule: Callable[..., Any], operands: tuple[Operand, ...], scalars: tuple[np.dtype, ...]) -> Loop:
-  """Compiles and registers the loop of a rule, once per text.
+def compiled(loop: Loop) -> str:
+  """Compiles and registers a loop, once per text.
 
-  Raises:
-    Unserved: if the rule has an equation without an instruction, or nothing can be compiled here.
+  Returns:
+    The name under which XLA finds it.
   """
-  if reason := available():
-    raise Unserved(reason)
-  body = ir.loop(rule, operands, scalars)
-  text = module(body, operands, scalars)
-  target = f'belief_optax.{hashlib.sha256(text.encode()).hexdigest()[:24]}'
   with _lock:
-    if target not in _kept:
-      compiler, address = _compiled(text)
-      _register(target, address)
-      _kept[target] = compiler
-  return Loop(target, body.results, text)
+    if loop.target not in _kept:
+      compiler, address = _compiled(loop.text)
+      _register(loop.target, address)
+      _kept[loop.target] = compiler
+  return loop.target
 
 
 def _compiled(text: str) -> tuple[Any, int]:

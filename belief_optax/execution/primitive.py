@@ -1,0 +1,268 @@
+"""The call of a rule on arrays, as a primitive of JAX: a machine loop on the CPU, and the rule itself everywhere else.
+
+What transforms a step (derivatives, vmap, an export, another platform) sees the rule, as XLA's path does. Only where a
+program for the CPU is made does the primitive become a custom call.
+"""
+
+import functools
+import math
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.extend.core
+import jax.numpy as jnp
+import numpy as np
+from jax.interpreters import ad, batching, mlir
+
+from belief_optax.execution import native
+from belief_optax.execution.ir import Operand, Unserved
+from belief_optax.execution.switch import Mode
+
+
+class Call(NamedTuple):
+  """A rule and the arrays of one leaf.
+
+  Attributes:
+    rule: a jitted function (g, p, kept, scalars, t) -> (result, kept); the same object for equal rules.
+    arrays: g, p and kept.
+    scalars: the scalars, and t.
+    applies: whether the result is the parameter, and not an update.
+  """
+
+  rule: Callable[..., Any]
+  arrays: tuple[Any, Any, dict[str, Any]]
+  scalars: Sequence[Any]
+  applies: bool
+
+
+class Signature(NamedTuple):
+  """What a machine loop depends on: all but the shape.
+
+  Attributes:
+    rule: the rule, jitted.
+    structure: how its arrays are nested.
+    operands: their dtypes.
+    scalars: the dtypes of the scalars.
+    over: the operand whose place the first result takes: the parameter's, or the gradient's.
+    kept: how many of the last operands are kept, each of which is overwritten too.
+    x64: whether numbers are 64 bits wide.
+  """
+
+  rule: Callable[..., Any]
+  structure: Any
+  operands: tuple[Operand, ...]
+  scalars: tuple[np.dtype, ...]
+  over: int
+  kept: int
+  x64: bool
+
+  def flat(self, *args: Any) -> list[Any]:
+    """The rule on a flat list of arrays and scalars: the result, and what is kept."""
+    arrays, (*scalars, t) = args[: len(self.operands)], args[len(self.operands) :]
+    return jax.tree.leaves(self.rule(*self.structure.unflatten(arrays), scalars, t))
+
+  @property
+  def overwritten(self) -> list[int]:
+    """The operand whose place each result takes."""
+    return [self.over, *range(len(self.operands) - self.kept, len(self.operands))]
+
+
+def run(calls: Sequence[Call], mode: Mode, in_place: bool) -> list[tuple[Any, dict[str, Any]]]:
+  """Runs rules on their arrays, each as a machine loop where there is one.
+
+  Args:
+    calls: the rules and arrays.
+    mode: which way is in force.
+    in_place: whether results should take the place of what they follow: where the program may overwrite its arguments.
+
+  Returns:
+    The result and what is kept of each.
+
+  Raises:
+    ValueError: if the mode is `'native'` and there is no loop.
+  """
+  results: list[Any] = [None] * len(calls)
+  shared: dict[Signature, list[int]] = {}
+  for i, call in enumerate(calls):
+    signature = None if mode == 'xla' else _served(call, mode)
+    if signature is None:
+      *scalars, t = call.scalars
+      results[i] = call.rule(*call.arrays, scalars, t)
+    elif call.arrays[0].size >= native.LARGE:
+      (results[i],) = _bind(signature, [call], in_place, mode)
+    else:
+      shared.setdefault(signature, []).append(i)
+  for signature, places in shared.items():  # small arrays share a call
+    together = _bind(signature, [calls[i] for i in places], in_place, mode)
+    for i, result in zip(places, together, strict=True):
+      results[i] = result
+  return results
+
+
+def why_not(call: Call) -> str:
+  """Why a rule has no machine loop for these arrays; '' if it has one."""
+  if jax.default_backend() != 'cpu':
+    return f'the arrays are on {jax.default_backend()}, where XLA fuses a step'
+  if reason := native.available():
+    return reason
+  try:
+    loop_of(signature_of(call))
+  except Unserved as e:
+    return str(e)
+  return ''
+
+
+def signature_of(call: Call) -> Signature:
+  shape = call.arrays[0].shape
+  leaves, structure = jax.tree.flatten(call.arrays)
+  if not math.prod(shape):
+    raise Unserved('an empty array needs no loop')
+  for x in leaves:
+    if x.shape[: len(shape)] != shape:
+      raise Unserved(f'an array of shape {x.shape} does not have one entry for each of {shape}')
+  operands = tuple(Operand(np.dtype(x.dtype), x.shape[len(shape) :]) for x in leaves)
+  scalars = tuple(np.dtype(k.dtype) for k in call.scalars)
+  over = int(call.applies)  # g is the first, p the second
+  x64 = bool(jax.config.read('jax_enable_x64'))
+  return Signature(call.rule, structure, operands, scalars, over, len(call.arrays[2]), x64)
+
+
+def _served(call: Call, mode: Mode) -> Signature | None:
+  """The signature of a call that has a machine loop."""
+  reason = why_not(call)
+  if not reason:
+    return signature_of(call)
+  if mode == 'native' and call.arrays[0].size:
+    g = call.arrays[0]
+    raise ValueError(f"execution 'native' cannot run the step of an array {g.dtype}{list(g.shape)}: {reason}.")
+  return None
+
+
+@functools.lru_cache(1024)
+def _text(signature: Signature) -> Any:
+  """The loop of a signature, or why there is none: an exception would not be remembered."""
+  try:
+    return native.write(signature.flat, signature.operands, signature.scalars)
+  except Unserved as e:
+    return e
+
+
+def loop_of(signature: Signature) -> native.Loop:
+  """The loop of a signature; raises `Unserved` where there is none."""
+  loop = _text(signature)
+  if isinstance(loop, Unserved):
+    raise loop
+  return loop
+
+
+# The primitive.
+
+step_p = jax.extend.core.Primitive('belief_optax_step')
+step_p.multiple_results = True
+
+
+def _bind(
+  signature: Signature, calls: Sequence[Call], in_place: bool, mode: Mode
+) -> Iterator[tuple[Any, dict[str, Any]]]:
+  arrays = [x for call in calls for x in jax.tree.leaves(call.arrays)]
+  out = step_p.bind(
+    *arrays, *calls[0].scalars, signature=signature, leaves=len(calls), in_place=in_place, strict=mode == 'native'
+  )
+  n = len(loop_of(signature).results)
+  for i, call in enumerate(calls):
+    result, *kept = out[i * n : (i + 1) * n]
+    yield result, dict(zip(sorted(call.arrays[2]), kept, strict=True))
+
+
+def _leaves(args: Sequence[Any], signature: Signature, leaves: int) -> Iterator[list[Any]]:
+  """The operands of each leaf, each with the scalars."""
+  n, scalars = len(signature.operands), list(args[leaves * len(signature.operands) :])
+  for i in range(leaves):
+    yield [*args[i * n : (i + 1) * n], *scalars]
+
+
+def _by_rule(*args: Any, signature: Signature, leaves: int, **_: Any) -> list[Any]:
+  """What the primitive computes, in terms of the rule."""
+  return [x for each in _leaves(args, signature, leaves) for x in signature.flat(*each)]
+
+
+def _abstract(*avals: Any, signature: Signature, leaves: int, **_: Any) -> list[Any]:
+  with jax.numpy_dtype_promotion('standard'):
+    shapes = [x for each in _leaves(avals, signature, leaves) for x in jax.eval_shape(signature.flat, *each)]
+  return [jax.typeof(x) if hasattr(jax, 'typeof') else x for x in shapes]
+
+
+def _jvp(primals: Sequence[Any], tangents: Sequence[Any], **params: Any) -> Any:
+  moving = [i for i, t in enumerate(tangents) if not isinstance(t, ad.Zero)]
+
+  def of(*some: Any) -> list[Any]:
+    args = list(primals)
+    for i, x in zip(moving, some, strict=True):
+      args[i] = x
+    return _by_rule(*args, **params)
+
+  with jax.numpy_dtype_promotion('standard'):
+    return jax.jvp(of, [primals[i] for i in moving], [tangents[i] for i in moving])
+
+
+def _batch(args: Sequence[Any], axes: Sequence[Any], **params: Any) -> Any:
+  with jax.numpy_dtype_promotion('standard'):
+    out = jax.vmap(functools.partial(_by_rule, **params), in_axes=tuple(axes))(*args)
+  return out, [0] * len(out)
+
+
+def _by_xla(ctx: Any, *args: Any, **params: Any) -> Any:
+  def of(*args: Any) -> list[Any]:
+    with jax.numpy_dtype_promotion('standard'):
+      return _by_rule(*args, **params)
+
+  return mlir.lower_fun(of, multiple_results=True)(ctx, *args)
+
+
+def _on_cpu(ctx: Any, *args: Any, signature: Signature, leaves: int, in_place: bool, strict: bool) -> Any:
+  params = {'signature': signature, 'leaves': leaves, 'in_place': in_place, 'strict': strict}
+  reason = _elsewhere(ctx)
+  if not reason:
+    try:
+      target = native.compiled(loop_of(signature))
+    except Exception as e:  # whatever LLVM says, XLA does the same without it
+      reason = f'{type(e).__name__}: {e}'
+      warnings.warn(f'belief_optax: a step runs without its machine loop ({reason}).', RuntimeWarning, stacklevel=2)
+  if reason:
+    if strict:
+      raise ValueError(f"execution 'native' cannot run a step: {reason}.")
+    return _by_xla(ctx, *args, **params)
+  aliases = _aliases(ctx, signature, leaves) if in_place else {}
+  return jax.ffi.ffi_lowering(target, operand_output_aliases=aliases)(ctx, *args)
+
+
+def _aliases(ctx: Any, signature: Signature, leaves: int) -> dict[int, int]:
+  """Which operand each result overwrites."""
+  n, places = len(signature.operands), signature.overwritten
+  pairs = ((i * n + x, i * len(places) + y) for i in range(leaves) for y, x in enumerate(places))
+  same = lambda x, y: (x.shape, x.dtype) == (y.shape, y.dtype)
+  return {x: y for x, y in pairs if same(ctx.avals_in[x], ctx.avals_out[y])}
+
+
+def _elsewhere(ctx: Any) -> str:
+  """Why a program cannot hold the custom call; '' if it can."""
+  module = ctx.module_context
+  if getattr(module.lowering_parameters, 'for_export', False):
+    return 'an exported program runs in processes that have no such loop'
+  around = module.axis_context
+  if getattr(around, 'num_devices', None) == 1:
+    return ''
+  manual = getattr(around, 'manual_axes', None)
+  if manual is not None and set(manual) == set(around.mesh.axis_names):
+    return ''
+  return 'XLA partitions the program over several devices'
+
+
+step_p.def_impl(_by_rule)
+step_p.def_abstract_eval(_abstract)
+ad.primitive_jvps[step_p] = _jvp
+batching.primitive_batchers[step_p] = _batch
+mlir.register_lowering(step_p, _by_xla)
+mlir.register_lowering(step_p, _on_cpu, platform='cpu')
