@@ -47,9 +47,8 @@ class Operand(NamedTuple):
   dtype: np.dtype
   trailing: tuple[int, ...] = ()
 
-  @property
-  def block(self) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct((BLOCK, *self.trailing), self.dtype)
+  def block(self, rank: int) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct((*(1,) * (rank - 1), BLOCK, *self.trailing), self.dtype)
 
   @property
   def width(self) -> int:
@@ -110,13 +109,15 @@ def literal(value: Any, dtype: np.dtype) -> str:
   return str(int(value))
 
 
-def loop(rule: Callable[..., Any], operands: Sequence[Operand], scalars: Sequence[np.dtype]) -> Loop:
+def loop(rule: Callable[..., Any], operands: Sequence[Operand], scalars: Sequence[np.dtype], rank: int = 1) -> Loop:
   """The body of a loop over the elements of arrays.
 
   Args:
     rule: a function of flat arrays and scalars that returns a list of arrays, elementwise.
     operands: the arrays that it reads.
     scalars: the dtypes of the scalars.
+    rank: the number of axes of the arrays, at least 1: some rules are elementwise on vectors alone. All but the last
+      have size 1, so that the index of an element is that along the last.
 
   Returns:
     Its text. It reads the arrays from `%x0`, `%x1`, ..., the scalars from `%k0`, ..., and writes to `%y0`, ... at the
@@ -125,18 +126,18 @@ def loop(rule: Callable[..., Any], operands: Sequence[Operand], scalars: Sequenc
   Raises:
     Unserved: if an equation has no instruction.
   """
-  blocks = [*(x.block for x in operands), *(jax.ShapeDtypeStruct((), dtype) for dtype in scalars)]
+  blocks = [*(x.block(rank) for x in operands), *(jax.ShapeDtypeStruct((), dtype) for dtype in scalars)]
   with jax.numpy_dtype_promotion('standard'):
     closed = jax.make_jaxpr(rule)(*blocks)
-  writer = _Writer()
+  writer = _Writer(rank)
   values = [writer.load(f'%x{i}', x) for i, x in enumerate(operands)]
   values += [writer.scalar(f'%k{i}', dtype) for i, dtype in enumerate(scalars)]
   results = writer.run(closed.jaxpr, closed.consts, values)
   written = []
   for j, (value, aval) in enumerate(zip(results, closed.out_avals, strict=True)):
-    if aval.shape[:1] != (BLOCK,):
+    written.append(Operand(np.dtype(aval.dtype), aval.shape[rank:]))
+    if aval.shape[:rank] != written[-1].block(rank).shape[:rank]:
       raise Unserved(f'a result of shape {aval.shape} is not elementwise')
-    written.append(Operand(np.dtype(aval.dtype), aval.shape[1:]))
     writer.store(f'%y{j}', np.broadcast_to(value, _small(aval.shape)), written[-1])
   return Loop('\n'.join(f'  {line}' for line in writer.lines), tuple(written))
 
@@ -159,10 +160,10 @@ ACCESS = '!llvm.access.group !0'  # of a loop whose elements do not meet: LLVM n
 class _Writer:
   """Writes instructions. An array of the rule is an array of `Value`, with one element along the block."""
 
-  def __init__(self) -> None:
+  def __init__(self, rank: int) -> None:
     self.lines: list[str] = []
+    self._rank = rank
     self._names = itertools.count()
-    self._widened: dict[Value, Value] = {}
 
   def emit(self, dtype: Any, instruction: str) -> Value:
     name = f'%v{next(self._names)}'
@@ -184,7 +185,7 @@ class _Writer:
       place = self._place(pointer, x, k)
       value = self.emit(x.dtype, f'load {in_memory(x.dtype)}, ptr {place}, align {x.dtype.itemsize}, {ACCESS}')
       out[k] = self._as_bool(value) if x.dtype == BOOL else value
-    return out.reshape(1, *x.trailing)
+    return out.reshape(*(1,) * self._rank, *x.trailing)
 
   def scalar(self, name: str, dtype: np.dtype) -> np.ndarray:
     return _element(self._as_bool(Value(name, BOOL)) if dtype == BOOL else Value(name, dtype))
@@ -231,6 +232,9 @@ class _Writer:
       return ins
     if name == 'iota':
       return [self._iota(params)]
+    if name == 'unstack':
+      axis = params['axis']
+      return [x.squeeze(axis) for x in np.split(ins[0], ins[0].shape[axis], axis)]
     if name in _STRUCTURE:
       return [_moved(equation, ins)]
     if name not in _SCALAR:
@@ -333,6 +337,8 @@ def _arithmetic(floating: str, integer: str) -> _Scalar:
     if floating in ('fadd', 'fmul') and a.name == literal(neutral, dtype):
       return b
     if not is_float(dtype):
+      if integer == 'mul' and '0' in (a.name, b.name):
+        return Value('0', dtype)
       if not integer:
         raise Unserved(f'{floating} of {dtype.name} has no instruction here')
       return w.binary(dtype, integer, a, b)
@@ -506,6 +512,7 @@ _SCALAR: dict[str, _Scalar] = {
 }
 
 _CALLS = ('jit', 'pjit', 'closed_call', 'core_call', 'custom_jvp_call', 'custom_vjp_call')
+# What hands its operands on. The first keeps XLA:CPU from computing twice, which a loop never does.
 _SAME = ('optimization_barrier', 'copy', 'copy_p', 'stop_gradient', 'pvary', 'pcast')
 
 
@@ -545,6 +552,7 @@ _STRUCTURE: dict[str, Callable[..., np.ndarray]] = {
   'transpose': lambda params, x: np.transpose(x, params['permutation']),
   'slice': _slice,
   'concatenate': lambda params, *xs: np.concatenate(xs, params['dimension']),
+  'stack': lambda params, *xs: np.stack(xs, params['axis']),
 }
 
 

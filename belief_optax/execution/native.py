@@ -73,9 +73,9 @@ def _machine(llvm: Any) -> Any:
   return target.create_target_machine(cpu=llvm.get_host_cpu_name(), features=features, opt=3, jit=True)
 
 
-def write(rule: Callable[..., Any], operands: tuple[Operand, ...], scalars: tuple[np.dtype, ...]) -> Loop:
+def write(rule: Callable[..., Any], operands: tuple[Operand, ...], scalars: tuple[np.dtype, ...], rank: int) -> Loop:
   """The loop of a rule; raises `Unserved` if one of its equations has no instruction."""
-  body = ir.loop(rule, operands, scalars)
+  body = ir.loop(rule, operands, scalars, rank)
   text = module(body, operands, scalars)
   return Loop(f'belief_optax.{hashlib.sha256(text.encode()).hexdigest()[:24]}', body.results, text)
 

@@ -47,6 +47,7 @@ class Signature(NamedTuple):
     scalars: the dtypes of the scalars.
     over: the operand whose place the first result takes: the parameter's, or the gradient's.
     kept: how many of the last operands are kept, each of which is overwritten too.
+    rank: how many axes the arrays have, at least 1; 1 where the loop is the same for all.
     x64: whether numbers are 64 bits wide.
   """
 
@@ -56,6 +57,7 @@ class Signature(NamedTuple):
   scalars: tuple[np.dtype, ...]
   over: int
   kept: int
+  rank: int
   x64: bool
 
   def flat(self, *args: Any) -> list[Any]:
@@ -126,7 +128,9 @@ def signature_of(call: Call) -> Signature:
   scalars = tuple(np.dtype(k.dtype) for k in call.scalars)
   over = int(call.applies)  # g is the first, p the second
   x64 = bool(jax.config.read('jax_enable_x64'))
-  return Signature(call.rule, structure, operands, scalars, over, len(call.arrays[2]), x64)
+  one = Signature(call.rule, structure, operands, scalars, over, len(call.arrays[2]), 1, x64)
+  own = one._replace(rank=max(len(shape), 1))
+  return one if _target(own) == _target(one) else own
 
 
 def _served(call: Call, mode: Mode) -> Signature | None:
@@ -144,9 +148,14 @@ def _served(call: Call, mode: Mode) -> Signature | None:
 def _text(signature: Signature) -> Any:
   """The loop of a signature, or why there is none: an exception would not be remembered."""
   try:
-    return native.write(signature.flat, signature.operands, signature.scalars)
+    return native.write(signature.flat, signature.operands, signature.scalars, signature.rank)
   except Unserved as e:
     return e
+
+
+def _target(signature: Signature) -> str:
+  """The name of a loop, or ''."""
+  return getattr(_text(signature), 'target', '')
 
 
 def loop_of(signature: Signature) -> native.Loop:
