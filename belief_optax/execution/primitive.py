@@ -198,9 +198,20 @@ def _by_rule(*args: Any, signature: Signature, leaves: int, **_: Any) -> list[An
 
 
 def _abstract(*avals: Any, signature: Signature, leaves: int, **_: Any) -> list[Any]:
-  with jax.numpy_dtype_promotion('standard'):
-    shapes = [x for each in _leaves(avals, signature, leaves) for x in jax.eval_shape(signature.flat, *each)]
-  return [jax.typeof(x) if hasattr(jax, 'typeof') else x for x in shapes]
+  out = []
+  for each in _leaves(avals, signature, leaves):
+    arrays, results = each[: len(signature.operands)], loop_of(signature).results
+    if all(_place(x) == _place(arrays[0]) for x in arrays) and not any(x.trailing for x in (*signature.operands, *results)):
+      out += [arrays[0].update(dtype=x.dtype, weak_type=False) for x in results]
+    else:  # how arrays that lie in different places meet is known by JAX
+      with jax.numpy_dtype_promotion('standard'):
+        out += map(jax.typeof, jax.eval_shape(signature.flat, *each))
+  return out
+
+
+def _place(aval: Any) -> Any:
+  """How an array lies on an explicit mesh and inside `shard_map`."""
+  return aval.sharding, getattr(aval, 'vma', None)
 
 
 def _jvp(primals: Sequence[Any], tangents: Sequence[Any], **params: Any) -> Any:
