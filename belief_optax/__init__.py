@@ -1,6 +1,6 @@
 """Adaptive-moment optimizers for JAX, each a short list of lines: AdaBelief and its family."""
 
-from belief_optax import core, stores
+from belief_optax import core, execution, stores
 from belief_optax.conversions import eps_for_floor, floor_of, matched_learning_rate
 from belief_optax.core import (
   Leaf,
@@ -19,6 +19,7 @@ from belief_optax.core import (
   ranges,
   when,
 )
+from belief_optax.one_pass import step
 from belief_optax.optimizers import (
   adabelief,
   adagrad,
@@ -97,6 +98,7 @@ __all__ = [
   'core',
   'decode_state',
   'eps_for_floor',
+  'execution',
   'first_moment',
   'floor_of',
   'heavy_ball',
@@ -126,6 +128,7 @@ __all__ = [
   'second_moment',
   'sgd',
   'state_bytes',
+  'step',
   'stores',
   'when',
 ]

@@ -15,7 +15,8 @@ from jax.core import Tracer
 from belief_optax.core import dtypes, trees
 from belief_optax.core.masks import full_mask
 from belief_optax.core.piece import Line
-from belief_optax.core.step import Arrays, Plan, State, check_state, run, scheduled_rates, splits_complex
+from belief_optax.core.step import Arrays, Plan, State, calls, check_state, run, scheduled_rates, splits_complex
+from belief_optax.execution import primitive
 from belief_optax.stores import FLOAT32, Route, Store, StoreLike, resolve
 
 P = ParamSpec('P')
@@ -48,6 +49,34 @@ class Recipe(optax.GradientTransformationExtraArgs):
   def routes(self) -> tuple[Route, ...]:
     """Where its store keeps each slot."""
     return self.update.routes
+
+  def step(self, params: optax.Params, state: State, grads: optax.Updates, **extra: Any) -> tuple[Any, State]:
+    """One step: what `update` and `optax.apply_updates` do, in one pass over memory.
+
+    The arguments stand in the order of the results, so that `jax.jit(tx.step, donate_argnums=(0, 1))` copies nothing.
+
+    Args:
+      params: the parameters.
+      state: the state, as `init` makes it.
+      grads: the gradients, a tree like the parameters; where None stands, the parameter stays as it is.
+      **extra: for other transformations; this one has no use for it.
+
+    Returns:
+      The new parameters, in their dtypes, and the new `State`.
+
+    Raises:
+      ValueError: if shapes, structures or the state do not fit.
+      TypeError: if dtypes do not fit.
+
+    Example:
+      >>> import belief_optax as bo, jax.numpy as jnp
+      >>> tx, params = bo.sgd(0.5), jnp.ones(2)
+      >>> params, state = tx.step(params, tx.init(params), jnp.array([1.0, -1.0]))
+      >>> print(params)
+      [0.5 1.5]
+    """
+    del extra
+    return self.update.step(params, state, grads)
 
   def __repr__(self) -> str:
     store = f'  store={self.store!r},\n' if self.store != FLOAT32 else ''
@@ -225,6 +254,30 @@ class Update(_Lines):
 
   def __call__(self, updates: Any, state: State, params: Any = None, **extra_args: Any) -> tuple[Any, State]:
     del extra_args  # optax's contract: unknown extra arguments are for other transformations
+    us, state = self._run(updates, state, params)
+    return us, state
+
+  def step(self, params: Any, state: State, updates: Any) -> tuple[Any, State]:
+    """The same and `optax.apply_updates`, in one pass: params, State, updates -> params, State."""
+    if params is None:
+      raise ValueError('step returns parameters, so it needs them: call step(params, state, grads).')
+    return self._run(updates, state, params, applies=True)
+
+  def calls(self, updates: Any, state: State, params: Any) -> list[primitive.Call]:
+    """What a step has to run, for `execution.explain`."""
+    with jax.numpy_dtype_promotion('standard'):
+      return calls(*self._prepare(updates, state, params, applies=True)[:2])
+
+  def _run(self, updates: Any, state: State, params: Any, applies: bool = False) -> tuple[Any, State]:
+    with jax.numpy_dtype_promotion('standard'):  # bfloat16 becomes float32 on purpose
+      plan, arrays, still = self._prepare(updates, state, params, applies)
+      results, count, kept, ages = run(plan, arrays)
+    results = [p if g is None else x for g, p, x in zip(arrays.grads, still, results, strict=True)]
+    unflatten = plan.tree.unflatten
+    return unflatten(results), State(count, {key: unflatten(x) for key, x in kept.items()}, ages)
+
+  def _prepare(self, updates: Any, state: State, params: Any, applies: bool) -> tuple[Plan, Arrays, list[Any]]:
+    """What is static in a step, what varies, and what is returned where no gradient arrives."""
     if self._reader is not None and params is None:
       raise ValueError(f'{self._reader!r} needs the parameters: call update(updates, state, params).')
     check_state('update', self._keys, state)
@@ -238,14 +291,13 @@ class Update(_Lines):
       trees.check_inexact('update', updates)
     grads = list(map(_array, leaves))
     slots = {name: trees.align(tree, f'state.slots[{name!r}]', kept) for name, kept in state.slots.items()}
+    given = [None] * len(grads) if params is None else trees.align(tree, 'params', params)
     ps = list(map(_array, trees.moving_leaves(tree, grads, params)))
     eager = not any(isinstance(x, Tracer) for x in (*grads, state.count))
     active = self._active(tree, grads if params is None else ps)
-    with jax.numpy_dtype_promotion('standard'):  # bfloat16 becomes float32 on purpose
-      hyper, lines = jax.tree.flatten(tuple(line.at(state.count, eager) for line in self.lines))
-      plan = Plan(lines, self._bare_routes, active, tree)
-      us, count, kept, ages = run(plan, Arrays(hyper, grads, ps, state.count, slots, state.ages))
-    return tree.unflatten(us), State(count, {key: tree.unflatten(x) for key, x in kept.items()}, ages)
+    hyper, lines = jax.tree.flatten(tuple(line.at(state.count, eager) for line in self.lines))
+    plan = Plan(lines, self._bare_routes, active, tree, applies)
+    return plan, Arrays(hyper, grads, ps, state.count, slots, state.ages), given if applies else grads
 
   @functools.cached_property
   def _keys(self) -> list[str]:

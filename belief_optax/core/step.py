@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.export
 import jax.numpy as jnp
+import optax
 from jax.core import Tracer
 
 from belief_optax import formulas
@@ -20,6 +21,7 @@ from belief_optax.core import arguments, dtypes, trees
 from belief_optax.core.clock import Now, Sampled, show
 from belief_optax.core.leaf import Leaf
 from belief_optax.core.piece import Line
+from belief_optax.execution import Mode, current, primitive
 from belief_optax.stores import Route, bits
 
 COMPILED = 128  # how many recipes keep their compiled step; what is evicted is compiled again
@@ -149,6 +151,21 @@ class Rule:
     return max(i for i, line in enumerate(self.lines) if names & _written(line))
 
 
+@dataclasses.dataclass(frozen=True)
+class Applied:
+  """A rule that returns the parameter instead of its update: `optax.apply_updates` in the same pass.
+
+  Attributes:
+    rule: the rule of the update.
+  """
+
+  rule: Rule
+
+  def __call__(self, g: Any, p: Any, *rest: Any) -> tuple[Any, dict[str, Any]]:
+    u, kept = self.rule(g, p if self.rule.reads_params else None, *rest)
+    return optax.apply_updates(p, u), kept
+
+
 def _written(line: Line) -> set[str]:
   return {*(slot.name for slot in line.slots), *line.writes}
 
@@ -223,12 +240,14 @@ class Plan:
     routes: what is kept between the steps, and how.
     active: for each array which lines apply to it.
     tree: the structure of the updates, where None is a leaf.
+    applies: whether the step returns parameters instead of updates.
   """
 
   lines: Any
   routes: tuple[Route, ...]
   active: tuple[tuple[bool, ...], ...]
   tree: Any
+  applies: bool = False
 
 
 class Arrays(NamedTuple):
@@ -254,16 +273,29 @@ class Arrays(NamedTuple):
 def run(plan: Plan, arrays: Arrays) -> tuple[list[Any], Any, dict[str, list[Any]], dict[str, Any]]:
   """`advance`, compiled if it is called eagerly. In a trace of the user's there is nothing of ours to compile."""
   traced = any(isinstance(x, Tracer) for x in jax.tree.leaves(arrays))
-  return advance(plan, arrays) if traced else _compiled(plan)(arrays)
+  # Eagerly nothing is donated: results have arrays of their own.
+  return advance(plan, How(current()), arrays) if traced else _compiled(plan, How(current(), in_place=False))(arrays)
+
+
+class How(NamedTuple):
+  """How rules are run; see `execution`.
+
+  Attributes:
+    mode: by which way.
+    in_place: whether results should take the place of what they follow.
+  """
+
+  mode: Mode
+  in_place: bool = True
 
 
 @functools.lru_cache(COMPILED)
-def _compiled(plan: Plan) -> Callable[[Arrays], Any]:
-  return jax.jit(functools.partial(advance, plan))
+def _compiled(plan: Plan, how: How) -> Callable[[Arrays], Any]:
+  return jax.jit(functools.partial(advance, plan, how))
 
 
 @functools.lru_cache(COMPILED)
-def _jitted(rule: Rule) -> Callable[..., Any]:
+def _jitted(rule: Rule | Applied) -> Callable[..., Any]:
   """The rule, traced once per shape."""
   return jax.jit(functools.partial(rule))  # a partial is hashed by identity, and so fast
 
@@ -296,30 +328,58 @@ def tick(lines: Sequence[Line], routes: tuple[Route, ...], count: Any, ages: Map
   return Tick(rule, [k for k in scalars if arguments.is_array(k)], now.step, new)
 
 
-def advance(plan: Plan, arrays: Arrays) -> tuple[list[Any], Any, dict[str, list[Any]], dict[str, Any]]:
+def advance(plan: Plan, how: How, arrays: Arrays) -> tuple[list[Any], Any, dict[str, list[Any]], dict[str, Any]]:
   """One step on all arrays: scalars once, then the rule for each.
 
   Returns:
-    The updates, the next count, what is kept, and the ages.
+    The updates or the parameters, the next count, what is kept, and the ages.
   """
-  rule, scalars, step, ages = tick(plan.lines.unflatten(arrays.hyper), plan.routes, arrays.finished, arrays.ages)
   _check(plan, arrays)
-  of = functools.cache(lambda active, dtype: _jitted(dataclasses.replace(rule, active=active, update_dtype=dtype)))
-  number = lambda k: jnp.issubdtype(k.dtype, jnp.inexact)
-  cast = functools.cache(lambda real: [k.astype(real) if number(k) else k for k in scalars])  # not once per array
-  t = step.astype(jnp.uint32)
-  updates, kept = list(arrays.grads), {key: list(leaves) for key, leaves in arrays.slots.items()}
-  for i, (g, p) in enumerate(zip(arrays.grads, arrays.params, strict=True)):
-    if g is None:  # nothing arrives: nothing moves
-      continue
-    old = {key: leaves[i] for key, leaves in arrays.slots.items()}
-    # An update is as wide as its gradient, and at least as its parameter: its last digits are there.
-    each = of(plan.active[i], g.dtype if p is None else jnp.promote_types(g.dtype, p.dtype))
-    p = p if rule.reads_params else None
-    updates[i], after = each(g, p, old, cast(compute_dtype(g, p, old)), t)
+  start = _start(plan, arrays)
+  results, kept = [None] * len(arrays.grads), {key: list(leaves) for key, leaves in arrays.slots.items()}
+  done = primitive.run(_calls(plan, start, arrays), *how)
+  for i, (result, after) in zip(_moving(arrays), done, strict=True):
+    results[i] = result
     for key, value in after.items():
       kept[key][i] = value
-  return updates, step, kept, ages
+  return results, start.step, kept, start.ages
+
+
+def calls(plan: Plan, arrays: Arrays) -> list[primitive.Call]:
+  """The rules that a step runs, each with its arrays."""
+  return _calls(plan, _start(plan, arrays), arrays)
+
+
+def _start(plan: Plan, arrays: Arrays) -> Tick:
+  return tick(plan.lines.unflatten(arrays.hyper), plan.routes, arrays.finished, arrays.ages)
+
+
+def _moving(arrays: Arrays) -> list[int]:
+  """The places where a gradient arrives: where none does nothing moves."""
+  return [i for i, g in enumerate(arrays.grads) if g is not None]
+
+
+def _calls(plan: Plan, start: Tick, arrays: Arrays) -> list[primitive.Call]:
+  @functools.cache
+  def rule(active: tuple[bool, ...], dtype: Any) -> Callable[..., Any]:
+    one = dataclasses.replace(start.rule, active=active, update_dtype=dtype)
+    return _jitted(Applied(one) if plan.applies else one)
+
+  @functools.cache
+  def scalars(real: Any) -> list[Any]:  # cast once, not once per array
+    number = lambda k: jnp.issubdtype(k.dtype, jnp.inexact)
+    return [*(k.astype(real) if number(k) else k for k in start.scalars), start.step.astype(jnp.uint32)]
+
+  out = []
+  for i in _moving(arrays):
+    g, p = arrays.grads[i], arrays.params[i]
+    old = {key: leaves[i] for key, leaves in arrays.slots.items()}
+    # An update is as wide as its gradient, and at least as its parameter: its last digits are there.
+    each = rule(plan.active[i], g.dtype if p is None else jnp.promote_types(g.dtype, p.dtype))
+    seen = p if start.rule.reads_params else None
+    ks = scalars(compute_dtype(g, seen, old))
+    out.append(primitive.Call(each, (g, p if plan.applies else seen, old), ks, plan.applies))
+  return out
 
 
 def _check(plan: Plan, arrays: Arrays) -> None:
