@@ -46,6 +46,8 @@ CONTENDERS: dict[str, tuple[Callable[[], Any], Callable[[Any], Step], Mode]] = {
   'adamw, XLA': (lambda: bo.adamw(LR, weight_decay=DECAY), one_pass, 'xla'),
   'adabelief packed16, step, native': (lambda: bo.adabelief(LR, store='packed16'), one_pass, 'native'),
   'adabelief packed16, XLA': (lambda: bo.adabelief(LR, store='packed16'), one_pass, 'xla'),
+  'adabelief int8, step, native': (lambda: bo.adabelief(LR, store='int8'), one_pass, 'native'),
+  'adabelief int8, XLA': (lambda: bo.adabelief(LR, store='int8'), one_pass, 'xla'),
   'optax.adabelief': (lambda: optax.adabelief(LR), base.make_step, 'xla'),
   'optax.adam': (lambda: optax.adam(LR), base.make_step, 'xla'),
 }
