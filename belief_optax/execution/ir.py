@@ -55,11 +55,18 @@ class Operand(NamedTuple):
     return math.prod(self.trailing)
 
 
-class Loop(NamedTuple):
-  """The text of a loop's body, and the arrays that it writes."""
+class Body(NamedTuple):
+  """The body of a loop.
+
+  Attributes:
+    text: its instructions.
+    results: the arrays that it writes.
+    indexed: whether it asks for the index of the element, as dithers do.
+  """
 
   text: str
   results: tuple[Operand, ...]
+  indexed: bool
 
 
 BFLOAT16, FLOAT16 = np.dtype(jnp.bfloat16), np.dtype(np.float16)
@@ -109,7 +116,7 @@ def literal(value: Any, dtype: np.dtype) -> str:
   return str(int(value))
 
 
-def loop(rule: Callable[..., Any], operands: Sequence[Operand], scalars: Sequence[np.dtype], rank: int = 1) -> Loop:
+def loop(rule: Callable[..., Any], operands: Sequence[Operand], scalars: Sequence[np.dtype], rank: int = 1) -> Body:
   """The body of a loop over the elements of arrays.
 
   Args:
@@ -139,7 +146,7 @@ def loop(rule: Callable[..., Any], operands: Sequence[Operand], scalars: Sequenc
     if aval.shape[:rank] != written[-1].block(rank).shape[:rank]:
       raise Unserved(f'a result of shape {aval.shape} is not elementwise')
     writer.store(f'%y{j}', np.broadcast_to(value, _small(aval.shape)), written[-1])
-  return Loop('\n'.join(f'  {line}' for line in writer.lines), tuple(written))
+  return Body('\n'.join(f'  {line}' for line in writer.lines), tuple(written), writer.indexed)
 
 
 def _small(shape: Sequence[int]) -> tuple[int, ...]:
@@ -162,6 +169,7 @@ class _Writer:
 
   def __init__(self, rank: int) -> None:
     self.lines: list[str] = []
+    self.indexed = False
     self._rank = rank
     self._names = itertools.count()
 
@@ -249,6 +257,7 @@ class _Writer:
   def _iota(self, params: Mapping[str, Any]) -> np.ndarray:
     shape, axis, dtype = params['shape'], params['dimension'], np.dtype(params['dtype'])
     if shape[axis] == BLOCK:
+      self.indexed = True
       i = Value('%i', np.dtype('int64'))
       return np.full(_small(shape), _element(self.convert(dtype, i)))
     column = np.empty(shape[axis], object)

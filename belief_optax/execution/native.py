@@ -29,11 +29,13 @@ class Loop(NamedTuple):
   Attributes:
     target: the name under which XLA finds it once it is compiled.
     results: the arrays that it writes.
+    indexed: whether it asks for the index of an element.
     text: LLVM's text, before optimization.
   """
 
   target: str
   results: tuple[Operand, ...]
+  indexed: bool
   text: str
 
 
@@ -77,7 +79,7 @@ def write(rule: Callable[..., Any], operands: tuple[Operand, ...], scalars: tupl
   """The loop of a rule; raises `Unserved` if one of its equations has no instruction."""
   body = ir.loop(rule, operands, scalars, rank)
   text = module(body, operands, scalars)
-  return Loop(f'belief_optax.{hashlib.sha256(text.encode()).hexdigest()[:24]}', body.results, text)
+  return Loop(f'belief_optax.{hashlib.sha256(text.encode()).hexdigest()[:24]}', body.results, body.indexed, text)
 
 
 _kept: dict[str, Any] = {}  # compilers own the code that they made: it lives as long as the process
@@ -126,7 +128,7 @@ def _register(target: str, address: int) -> None:
   jax.ffi.register_ffi_target(target, capsule(address, None, None), platform='cpu')
 
 
-def module(body: ir.Loop, operands: Sequence[Operand], scalars: Sequence[np.dtype]) -> str:
+def module(body: ir.Body, operands: Sequence[Operand], scalars: Sequence[np.dtype]) -> str:
   """The text of a module: the loop over the elements of a leaf, and the handler that XLA calls.
 
   A record of a leaf is [number of elements, operands, results], all 64 bits wide. A job is the header below, the
@@ -508,7 +510,7 @@ exit:
   ret ptr null
 }
 
-attributes #0 = { nounwind "prefer-vector-width"="512" }
+attributes #0 = { nounwind noinline "prefer-vector-width"="512" }
 !0 = distinct !{}
 !1 = distinct !{!1, !2, !3}
 !2 = !{!"llvm.loop.parallel_accesses", !0}

@@ -14,7 +14,9 @@ import jax
 import jax.extend.core
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental.custom_partitioning import custom_partitioning
 from jax.interpreters import ad, batching, mlir
+from jax.sharding import NamedSharding, PartitionSpec
 
 from belief_optax.execution import native
 from belief_optax.execution.ir import Operand, Unserved
@@ -233,51 +235,114 @@ def _batch(args: Sequence[Any], axes: Sequence[Any], **params: Any) -> Any:
   return out, [0] * len(out)
 
 
-def _by_xla(ctx: Any, *args: Any, **params: Any) -> Any:
-  def of(*args: Any) -> list[Any]:
-    with jax.numpy_dtype_promotion('standard'):
-      return _by_rule(*args, **params)
+def _traced(function: Callable[..., Any]) -> Callable[..., Any]:
+  """A lowering by a function of JAX."""
 
-  return mlir.lower_fun(of, multiple_results=True)(ctx, *args)
+  def of(*args: Any, **params: Any) -> Any:
+    with jax.numpy_dtype_promotion('standard'):
+      return function(*args, **params)
+
+  return mlir.lower_fun(of, multiple_results=True)
+
+
+_by_xla = _traced(_by_rule)
 
 
 def _on_cpu(ctx: Any, *args: Any, signature: Signature, leaves: int, in_place: bool, strict: bool) -> Any:
-  params = {'signature': signature, 'leaves': leaves, 'in_place': in_place, 'strict': strict}
-  reason = _elsewhere(ctx)
-  if not reason:
-    try:
-      target = native.compiled(loop_of(signature))
-    except Exception as e:  # whatever LLVM says, XLA does the same without it
-      reason = f'{type(e).__name__}: {e}'
+  params = {'signature': signature, 'leaves': leaves}
+  loop = loop_of(signature)
+  where, reason = _program(ctx)
+  if where == 'partitioned' and loop.indexed:
+    where, reason = 'elsewhere', 'its rounding asks for the index of an element, which a part of an array does not know'
+  try:
+    target = '' if where == 'elsewhere' else native.compiled(loop)
+  except Exception as e:  # whatever LLVM says, XLA does the same without it
+    where, reason = 'elsewhere', f'{type(e).__name__}: {e}'
+    if not strict:
       warnings.warn(f'belief_optax: a step runs without its machine loop ({reason}).', RuntimeWarning, stacklevel=2)
-  if reason:
-    if strict:
-      raise ValueError(f"execution 'native' cannot run a step: {reason}.")
-    return _by_xla(ctx, *args, **params)
-  aliases = _aliases(ctx, signature, leaves) if in_place else {}
-  return jax.ffi.ffi_lowering(target, operand_output_aliases=aliases)(ctx, *args)
+  if where == 'here':
+    aliases = _aliases(ctx, signature, leaves) if in_place else {}
+    return jax.ffi.ffi_lowering(target, operand_output_aliases=aliases)(ctx, *args)
+  if where == 'partitioned':
+    return _by_parts(ctx, *args, **params)
+  if strict:
+    raise ValueError(f"execution 'native' cannot run a step: {reason}.")
+  return _by_xla(ctx, *args, **params)
 
 
 def _aliases(ctx: Any, signature: Signature, leaves: int) -> dict[int, int]:
   """Which operand each result overwrites."""
   n, places = len(signature.operands), signature.overwritten
   pairs = ((i * n + x, i * len(places) + y) for i in range(leaves) for y, x in enumerate(places))
-  same = lambda x, y: (x.shape, x.dtype) == (y.shape, y.dtype)
-  return {x: y for x, y in pairs if same(ctx.avals_in[x], ctx.avals_out[y])}
+  return {x: y for x, y in pairs if _type(ctx.avals_in[x]) == _type(ctx.avals_out[y])}
 
 
-def _elsewhere(ctx: Any) -> str:
-  """Why a program cannot hold the custom call; '' if it can."""
+def _program(ctx: Any) -> tuple[str, str]:
+  """Where a program runs: `'here'`, on one device; `'partitioned'` by XLA; or `'elsewhere'`, and what that means."""
   module = ctx.module_context
   if getattr(module.lowering_parameters, 'for_export', False):
-    return 'an exported program runs in processes that have no such loop'
+    return 'elsewhere', 'an exported program runs in processes that have no such loop'
   around = module.axis_context
-  if getattr(around, 'num_devices', None) == 1:
-    return ''
   manual = getattr(around, 'manual_axes', None)
-  if manual is not None and set(manual) == set(around.mesh.axis_names):
-    return ''
-  return 'XLA partitions the program over several devices'
+  if manual is not None:
+    if set(manual) == set(around.mesh.axis_names):
+      return 'here', ''
+    return 'elsewhere', 'some axes of the mesh are manual and others are not'
+  return ('here' if getattr(around, 'num_devices', None) == 1 else 'partitioned'), ''
+
+
+# Parts of arrays: an elementwise loop on each, without communication.
+
+
+@_traced
+def _by_parts(*args: Any, signature: Signature, leaves: int) -> list[Any]:
+  out = []
+  for each in _leaves(args, signature, leaves):
+    rank = each[0].ndim
+    out += _partitioned(signature, rank)(*each) if rank else signature.flat(*each)
+  return out
+
+
+@functools.lru_cache(1024)
+def _partitioned(signature: Signature, rank: int) -> Callable[..., Any]:
+  """The loop on one array, of which each device holds a part."""
+  loop = loop_of(signature)
+  scalars = len(signature.scalars)
+
+  def spread(sharding: Any, mesh: Any) -> list[Any]:
+    """The sharding of an array for all operands: what stands behind the axes of the parameter is whole."""
+    spec = [*sharding.spec, *[None] * rank][:rank]
+    return [NamedSharding(mesh, PartitionSpec(*spec)) for _ in signature.operands]
+
+  def part(mesh: Any, args: Any, results: Any) -> Any:
+    del results
+    whole = NamedSharding(mesh, PartitionSpec())
+    operands = spread(args[signature.over].sharding, mesh)
+
+    def local(*arrays: Any) -> Any:
+      like = [jax.ShapeDtypeStruct((*arrays[0].shape, *x.trailing), x.dtype) for x in loop.results]
+      aliases = {
+        x: y for y, x in enumerate(signature.overwritten) if _type(arrays[x]) == _type(like[y])
+      }
+      return jax.ffi.ffi_call(loop.target, like, input_output_aliases=aliases)(*arrays)
+
+    return mesh, local, [operands[0]] * len(loop.results), (*operands, *[whole] * scalars)
+
+  def infer(mesh: Any, args: Any, results: Any) -> Any:
+    del results
+    return [spread(args[signature.over].sharding, mesh)[0]] * len(loop.results)
+
+  axes = [f'd{i}' for i in range(rank)]
+  named = lambda x: ' '.join([*axes, *(f't{len(x.trailing)}{i}' for i in range(len(x.trailing)))])
+  given = [*map(named, signature.operands), *[''] * scalars]
+  rule = f'{", ".join(given)} -> {", ".join(map(named, loop.results))}'
+  call = custom_partitioning(lambda *args: signature.flat(*args))
+  call.def_partition(part, infer_sharding_from_operands=infer, sharding_rule=rule)
+  return call
+
+
+def _type(x: Any) -> Any:
+  return x.shape, x.dtype
 
 
 step_p.def_impl(_by_rule)
