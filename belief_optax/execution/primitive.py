@@ -4,6 +4,7 @@ What transforms a step (derivatives, vmap, an export, another platform) sees the
 program for the CPU is made does the primitive become a custom call.
 """
 
+import contextlib
 import functools
 import math
 import warnings
@@ -249,7 +250,7 @@ _by_xla = _traced(_by_rule)
 
 
 def _on_cpu(ctx: Any, *args: Any, signature: Signature, leaves: int, in_place: bool, strict: bool) -> Any:
-  params = {'signature': signature, 'leaves': leaves}
+  params = {'signature': signature, 'leaves': leaves, 'in_place': in_place}
   loop = loop_of(signature)
   where, reason = _program(ctx)
   if where == 'partitioned' and loop.indexed:
@@ -288,26 +289,31 @@ def _program(ctx: Any) -> tuple[str, str]:
     if set(manual) == set(around.mesh.axis_names):
       return 'here', ''
     return 'elsewhere', 'some axes of the mesh are manual and others are not'
-  return ('here' if getattr(around, 'num_devices', None) == 1 else 'partitioned'), ''
+  if getattr(around, 'num_devices', None) == 1:
+    return 'here', ''
+  if getattr(around, 'device_assignment', None) is None:
+    return 'elsewhere', 'this JAX does not say on which devices the program will run'
+  return 'partitioned', ''
 
 
 # Parts of arrays: an elementwise loop on each, without communication.
 
 
 @_traced
-def _by_parts(*args: Any, signature: Signature, leaves: int) -> list[Any]:
+def _by_parts(*args: Any, signature: Signature, leaves: int, in_place: bool) -> list[Any]:
   out = []
   for each in _leaves(args, signature, leaves):
     rank = each[0].ndim
-    out += _partitioned(signature, rank)(*each) if rank else signature.flat(*each)
+    out += _partitioned(signature, rank, in_place)(*each) if rank else signature.flat(*each)
   return out
 
 
 @functools.lru_cache(1024)
-def _partitioned(signature: Signature, rank: int) -> Callable[..., Any]:
-  """The loop on one array, of which each device holds a part."""
+def _partitioned(signature: Signature, rank: int, in_place: bool) -> Callable[..., Any]:
+  """The loop on one array, of which each device holds a part: that which it holds of the state."""
   loop = loop_of(signature)
-  scalars = len(signature.scalars)
+  scalars, leading = len(signature.scalars), signature.overwritten[-1]
+  replaced = signature.overwritten if in_place else []
 
   def spread(sharding: Any, mesh: Any) -> list[Any]:
     """The sharding of an array for all operands: what stands behind the axes of the parameter is whole."""
@@ -317,20 +323,18 @@ def _partitioned(signature: Signature, rank: int) -> Callable[..., Any]:
   def part(mesh: Any, args: Any, results: Any) -> Any:
     del results
     whole = NamedSharding(mesh, PartitionSpec())
-    operands = spread(args[signature.over].sharding, mesh)
+    operands = spread(args[leading].sharding, mesh)
 
     def local(*arrays: Any) -> Any:
       like = [jax.ShapeDtypeStruct((*arrays[0].shape, *x.trailing), x.dtype) for x in loop.results]
-      aliases = {
-        x: y for y, x in enumerate(signature.overwritten) if _type(arrays[x]) == _type(like[y])
-      }
+      aliases = {x: y for y, x in enumerate(replaced) if _type(arrays[x]) == _type(like[y])}
       return jax.ffi.ffi_call(loop.target, like, input_output_aliases=aliases)(*arrays)
 
     return mesh, local, [operands[0]] * len(loop.results), (*operands, *[whole] * scalars)
 
   def infer(mesh: Any, args: Any, results: Any) -> Any:
     del results
-    return [spread(args[signature.over].sharding, mesh)[0]] * len(loop.results)
+    return [spread(args[leading].sharding, mesh)[0]] * len(loop.results)
 
   axes = [f'd{i}' for i in range(rank)]
   named = lambda x: ' '.join([*axes, *(f't{len(x.trailing)}{i}' for i in range(len(x.trailing)))])
@@ -344,6 +348,12 @@ def _partitioned(signature: Signature, rank: int) -> Callable[..., Any]:
 def _type(x: Any) -> Any:
   return x.shape, x.dtype
 
+
+# What is partitioned is lowered for certain devices; JAX has no public way of asking for them. Without, XLA's path runs.
+with contextlib.suppress(ImportError):
+  from jax._src.dispatch import prim_requires_devices_during_lowering
+
+  prim_requires_devices_during_lowering.add(step_p)
 
 step_p.def_impl(_by_rule)
 step_p.def_abstract_eval(_abstract)
