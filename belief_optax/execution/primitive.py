@@ -19,7 +19,7 @@ from jax.experimental.custom_partitioning import custom_partitioning
 from jax.interpreters import ad, batching, mlir
 from jax.sharding import NamedSharding, PartitionSpec
 
-from belief_optax.execution import native
+from belief_optax.execution import halves, native
 from belief_optax.execution.ir import Operand, Unserved
 from belief_optax.execution.switch import Mode
 
@@ -50,6 +50,7 @@ class Signature(NamedTuple):
     scalars: the dtypes of the scalars.
     over: the operand whose place the first result takes: the parameter's, or the gradient's.
     kept: how many of the last operands are kept, each of which is overwritten too.
+    whole: whether the first result is wanted, and not only what is kept.
     rank: how many axes the arrays have, at least 1; 1 where the loop is the same for all.
     x64: whether numbers are 64 bits wide.
   """
@@ -60,18 +61,21 @@ class Signature(NamedTuple):
   scalars: tuple[np.dtype, ...]
   over: int
   kept: int
+  whole: bool
   rank: int
   x64: bool
 
   def flat(self, *args: Any) -> list[Any]:
     """The rule on a flat list of arrays and scalars: the result, and what is kept."""
     arrays, (*scalars, t) = args[: len(self.operands)], args[len(self.operands) :]
-    return jax.tree.leaves(self.rule(*self.structure.unflatten(arrays), scalars, t))
+    results = jax.tree.leaves(self.rule(*self.structure.unflatten(arrays), scalars, t))
+    return results if self.whole else results[1:]
 
   @property
   def overwritten(self) -> list[int]:
     """The operand whose place each result takes."""
-    return [self.over, *range(len(self.operands) - self.kept, len(self.operands))]
+    kept = range(len(self.operands) - self.kept, len(self.operands))
+    return [self.over, *kept] if self.whole else [*kept]
 
 
 def run(calls: Sequence[Call], mode: Mode, in_place: bool) -> list[tuple[Any, dict[str, Any]]]:
@@ -92,9 +96,10 @@ def run(calls: Sequence[Call], mode: Mode, in_place: bool) -> list[tuple[Any, di
   shared: dict[Signature, list[int]] = {}
   for i, call in enumerate(calls):
     signature = None if mode == 'xla' else _served(call, mode)
+    if signature is not None and in_place and not call.applies:
+      signature = _first_half(signature, call)
     if signature is None:
-      *scalars, t = call.scalars
-      results[i] = call.rule(*call.arrays, scalars, t)
+      results[i] = call.rule(*call.arrays, *_split(call.scalars))
     elif call.arrays[0].size >= native.LARGE:
       (results[i],) = _bind(signature, [call], in_place, mode)
     else:
@@ -104,6 +109,17 @@ def run(calls: Sequence[Call], mode: Mode, in_place: bool) -> list[tuple[Any, di
     for i, result in zip(places, together, strict=True):
       results[i] = result
   return results
+
+
+def _split(scalars: Sequence[Any]) -> tuple[list[Any], Any]:
+  return list(scalars[:-1]), scalars[-1]
+
+
+def _first_half(signature: Signature, call: Call) -> Signature | None:
+  """The loop of what is kept, where the update follows from it; None where nothing is kept: XLA fuses what remains."""
+  if not signature.kept:
+    return None
+  return signature._replace(whole=halves.second(call.rule, call.arrays, call.scalars) is None)
 
 
 def why_not(call: Call) -> str:
@@ -131,7 +147,7 @@ def signature_of(call: Call) -> Signature:
   scalars = tuple(np.dtype(k.dtype) for k in call.scalars)
   over = int(call.applies)  # g is the first, p the second
   x64 = bool(jax.config.read('jax_enable_x64'))
-  one = Signature(call.rule, structure, operands, scalars, over, len(call.arrays[2]), 1, x64)
+  one = Signature(call.rule, structure, operands, scalars, over, len(call.arrays[2]), True, 1, x64)
   own = one._replace(rank=max(len(shape), 1))
   return one if _target(own) == _target(one) else own
 
@@ -184,8 +200,13 @@ def _bind(
   )
   n = len(loop_of(signature).results)
   for i, call in enumerate(calls):
-    result, *kept = out[i * n : (i + 1) * n]
-    yield result, dict(zip(sorted(call.arrays[2]), kept, strict=True))
+    own = out[i * n : (i + 1) * n]
+    after = dict(zip(sorted(call.arrays[2]), own[signature.whole :], strict=True))
+    if signature.whole:
+      yield own[0], after
+    else:
+      g, p, _ = call.arrays
+      yield halves.second(call.rule, call.arrays, call.scalars)(g, p, after, *_split(call.scalars)), after
 
 
 def _leaves(args: Sequence[Any], signature: Signature, leaves: int) -> Iterator[list[Any]]:
@@ -262,7 +283,7 @@ def _on_cpu(ctx: Any, *args: Any, signature: Signature, leaves: int, in_place: b
     if not strict:
       warnings.warn(f'belief_optax: a step runs without its machine loop ({reason}).', RuntimeWarning, stacklevel=2)
   if where == 'here':
-    aliases = _aliases(ctx, signature, leaves) if in_place else {}
+    aliases = _aliases(ctx, args, signature, leaves) if in_place else {}
     return jax.ffi.ffi_lowering(target, operand_output_aliases=aliases)(ctx, *args)
   if where == 'partitioned':
     return _by_parts(ctx, *args, **params)
@@ -271,11 +292,21 @@ def _on_cpu(ctx: Any, *args: Any, signature: Signature, leaves: int, in_place: b
   return _by_xla(ctx, *args, **params)
 
 
-def _aliases(ctx: Any, signature: Signature, leaves: int) -> dict[int, int]:
-  """Which operand each result overwrites."""
+def _aliases(ctx: Any, args: Sequence[Any], signature: Signature, leaves: int) -> dict[int, int]:
+  """Which operand each result overwrites.
+
+  XLA copies what a program must not overwrite. Parameters and state are donated in a training loop; the gradients are
+  made inside of the program, and where they are arguments of it they are not donated.
+  """
   n, places = len(signature.operands), signature.overwritten
   pairs = ((i * n + x, i * len(places) + y) for i in range(leaves) for y, x in enumerate(places))
-  return {x: y for x, y in pairs if _type(ctx.avals_in[x]) == _type(ctx.avals_out[y])}
+  fits = lambda x, y: _type(ctx.avals_in[x]) == _type(ctx.avals_out[y])
+  return {x: y for x, y in pairs if fits(x, y) and not (x % n == 0 and _is_argument(args[x]))}
+
+
+def _is_argument(value: Any) -> bool:
+  """Whether a value of a program is an argument of its function."""
+  return type(getattr(value, 'owner', None)).__name__ == 'Block'
 
 
 def _program(ctx: Any) -> tuple[str, str]:
