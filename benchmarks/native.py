@@ -145,9 +145,7 @@ def markdown(report: dict[str, Any]) -> str:
     out += [f'## {name}', '', f'Other processes kept {section["other_processes_cores"]:.1f} cores busy.', '']
     rows = section['rows']
     if 'arrays' in section:
-      cells = [
-        (n, base.spread(r['ms'], 0), f'{r["cold_ms"]:.0f}', base.spread(r['ratio'], 2)) for n, r in rows.items()
-      ]
+      cells = [(n, base.spread(r['ms'], 0), f'{r["cold_ms"]:.0f}', base.spread(r['ratio'], 2)) for n, r in rows.items()]
       out += [base.table(('contender', 'ms', 'ms, first in the process', '/ optax.adabelief'), cells), '']
       continue
     peers = [p for p in PEERS if p in next(iter(rows.values()))['ratio']]
@@ -182,7 +180,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     'step': lambda: steps(tuple(CONTENDERS), base.flat_tree(size, 8), rounds, torch),
     'transformer': lambda: steps(FEW, base.transformer_tree(*model), rounds, torch),
     'first': lambda: first_step(base.transformer_tree(*model), max(2, rounds // 5)),
-    'small': lambda: steps(FEW, base.flat_tree(1024 * (10 if args.quick else 1000), 10 if args.quick else 1000), rounds, torch),
+    'small': lambda: steps(
+      FEW, base.flat_tree(1024 * (10 if args.quick else 1000), 10 if args.quick else 1000), rounds, torch
+    ),
     'updates': lambda: steps(UPDATES, base.flat_tree(size, 8), rounds, False),
     'smaller': lambda: steps(FEW, base.flat_tree(1024 * 10_000, 10_000), rounds, torch),
   }

@@ -15,7 +15,7 @@ if _COUNT not in os.environ.get('XLA_FLAGS', ''):
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 
 # What these say of a row it takes a few rows to find out; the others are the full matrix.
-BY_ROW = ('test_contracts', 'test_engine', 'test_faults')
+BY_ROW = ('test_contracts', 'test_engine', 'test_execution', 'test_faults', 'test_step')
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

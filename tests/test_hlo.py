@@ -53,6 +53,13 @@ def collectives(program):
   return sorted({name for name in COLLECTIVES if re.search(rf'\b{name}(-start)?\(', program)})
 
 
+@pytest.fixture(autouse=True)
+def by_xla():
+  """The machine loop has its pins in test_step."""
+  with bo.execution.use('xla'):
+    yield
+
+
 # What XLA:CPU does not manage in one pass, with (copies, float32 temporaries) per parameter, of the latter two where
 # versions of XLA differ. They are pinned, so that a compiler or a formula that does better is noticed.
 NOT_IN_PLACE = {

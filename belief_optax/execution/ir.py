@@ -446,12 +446,13 @@ def _power(w: _Writer, dtype: np.dtype, params: Any, x: Value) -> Value:
 
 
 def _sign(w: _Writer, dtype: np.dtype, params: Any, x: Value) -> Value:
-  """1, -1, or x itself where it is 0 or NaN."""
+  """1, -1, or what x is: 0 of its sign, or NaN."""
   zero, one, less = (Value(literal(k, x.dtype), x.dtype) for k in (0, 1, -1))
   if is_short(dtype) or not (is_float(dtype) or is_signed(dtype)):
     raise Unserved(f'sign of {dtype.name} has no instruction here')
   greater, smaller = (_compare(f'o{how}', how)(w, BOOL, {}, x, zero) for how in ('gt', 'lt'))
-  return w.select(greater, one, w.select(smaller, less, x))
+  rest = w.binary(dtype, 'fadd', x, x) if is_float(dtype) else zero  # of what is flushed to 0 too
+  return w.select(greater, one, w.select(smaller, less, rest))
 
 
 def _is_finite(w: _Writer, dtype: np.dtype, params: Any, x: Value) -> Value:

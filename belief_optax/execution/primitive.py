@@ -20,7 +20,7 @@ from jax.interpreters import ad, batching, mlir
 from jax.sharding import NamedSharding, PartitionSpec
 
 from belief_optax.execution import halves, native
-from belief_optax.execution.ir import Operand, Unserved
+from belief_optax.execution.ir import Operand, Unserved, type_of
 from belief_optax.execution.switch import Mode
 
 
@@ -143,6 +143,7 @@ def signature_of(call: Call) -> Signature:
   for x in leaves:
     if x.shape[: len(shape)] != shape:
       raise Unserved(f'an array of shape {x.shape} does not have one entry for each of {shape}')
+    type_of(x.dtype)
   operands = tuple(Operand(np.dtype(x.dtype), x.shape[len(shape) :]) for x in leaves)
   scalars = tuple(np.dtype(k.dtype) for k in call.scalars)
   over = int(call.applies)  # g is the first, p the second
@@ -225,7 +226,9 @@ def _abstract(*avals: Any, signature: Signature, leaves: int, **_: Any) -> list[
   out = []
   for each in _leaves(avals, signature, leaves):
     arrays, results = each[: len(signature.operands)], loop_of(signature).results
-    if all(_place(x) == _place(arrays[0]) for x in arrays) and not any(x.trailing for x in (*signature.operands, *results)):
+    if all(_place(x) == _place(arrays[0]) for x in arrays) and not any(
+      x.trailing for x in (*signature.operands, *results)
+    ):
       out += [arrays[0].update(dtype=x.dtype, weak_type=False) for x in results]
     else:  # how arrays that lie in different places meet is known by JAX
       with jax.numpy_dtype_promotion('standard'):
