@@ -43,7 +43,7 @@ def step(
 
 
 def _without_extra(update: Callable[..., Any]) -> Callable[..., Any]:
-  """optax's rule: what takes no extra arguments gets none."""
+  """What takes no extra arguments gets none, as in a chain."""
   return lambda updates, state, params, **_: update(updates, state, params)
 
 

@@ -26,8 +26,8 @@ import jax.numpy as jnp
 import optax
 
 import belief_optax as bo
-from benchmarks import step as base
 from belief_optax.execution import Mode, native, use
+from benchmarks import step as base
 
 LR, DECAY = 1e-3, 0.01
 Step = Callable[[Any, Any, Any], tuple[Any, Any]]

@@ -1,4 +1,4 @@
-"""The machine loop: the numbers of XLA, under every transformation, on any thread, and XLA's path where it cannot serve."""
+"""The machine loop: the numbers of XLA under every transformation and on any thread, and XLA where it cannot serve."""
 
 import contextlib
 import functools
@@ -525,7 +525,7 @@ def test_without_llvmlite(monkeypatch):
 
 
 def test_what_llvm_refuses_is_a_warning(monkeypatch):
-  def broken(loop):
+  def broken(_):
     raise OSError('no executable memory')
 
   monkeypatch.setattr(native, 'compiled', broken)

@@ -32,7 +32,8 @@ def second(rule: Callable[..., Any], arrays: tuple[Any, Any, dict[str, Any]], sc
 
 @functools.lru_cache(512)
 def _second(rule: Callable[..., Any], structure: Any, avals: tuple[Any, ...]) -> Any:
-  flat = lambda *leaves: rule.__wrapped__(*structure.unflatten(leaves))  # equations, not one call
+  plain = rule.__wrapped__  # noqa: B009: its equations, not one call of a jitted function
+  flat = lambda *leaves: plain(*structure.unflatten(leaves))
   closed = jax.make_jaxpr(flat)(*avals)
   jaxpr, (update, *new) = closed.jaxpr, closed.jaxpr.outvars
   first = structure.unflatten(range(len(avals)))[2]

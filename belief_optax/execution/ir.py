@@ -1,7 +1,7 @@
 """A rule of one array as a machine loop: LLVM's text from the equations that XLA is given.
 
-The mathematics is not written a second time: `jax.make_jaxpr` traces the rule on a flat block, and each of its equations
-becomes one instruction on one element. What has no instruction here (a reduction, a logarithm, complex numbers) raises
+The mathematics is not written a second time: `jax.make_jaxpr` traces the rule on a block, and each of its equations
+becomes an instruction on one element. What has no instruction here (a reduction, a logarithm, complex numbers) raises
 `Unserved`, and the rule stays with XLA.
 """
 
@@ -91,6 +91,7 @@ def in_memory(dtype: np.dtype) -> str:
 
 
 def is_float(dtype: np.dtype) -> bool:
+  """Whether it is a real floating dtype."""
   return jnp.issubdtype(dtype, jnp.floating)
 
 
@@ -100,6 +101,7 @@ def is_short(dtype: np.dtype) -> bool:
 
 
 def is_signed(dtype: np.dtype) -> bool:
+  """Whether it is an integer dtype with a sign."""
   return jnp.issubdtype(dtype, jnp.signedinteger)
 
 
@@ -141,7 +143,8 @@ def loop(rule: Callable[..., Any], operands: Sequence[Operand], scalars: Sequenc
   values += [writer.scalar(f'%k{i}', dtype) for i, dtype in enumerate(scalars)]
   results = writer.run(closed.jaxpr, closed.consts, values)
   written = []
-  for j, (value, aval) in enumerate(zip(results, closed.out_avals, strict=True)):
+  avals: Sequence[Any] = closed.out_avals
+  for j, (value, aval) in enumerate(zip(results, avals, strict=True)):
     written.append(Operand(np.dtype(aval.dtype), aval.shape[rank:]))
     if aval.shape[:rank] != written[-1].block(rank).shape[:rank]:
       raise Unserved(f'a result of shape {aval.shape} is not elementwise')
@@ -249,9 +252,11 @@ class _Writer:
       raise Unserved(f'{name} has no instruction here')
     dtype = np.dtype(equation.outvars[0].aval.dtype)
     type_of(dtype)
+    constants = [params['y']] if name == 'integer_pow' else []
     out = np.empty(np.broadcast_shapes(*(x.shape for x in ins)), object)
     for place in np.ndindex(out.shape):
-      out[place] = _SCALAR[name](self, dtype, params, *(np.broadcast_to(x, out.shape)[place] for x in ins))
+      numbers = [np.broadcast_to(x, out.shape)[place] for x in ins]
+      out[place] = _SCALAR[name](self, dtype, *numbers, *constants)
     return [out]
 
   def _iota(self, params: Mapping[str, Any]) -> np.ndarray:
@@ -333,14 +338,14 @@ class _Writer:
     return self.emit(BFLOAT16, f'trunc i32 {both.name} to i16')
 
 
-# An equation on scalars: (writer, dtype of the result, parameters, operands) -> result.
+# An equation on scalars: (writer, dtype of the result, operands) -> result.
 _Scalar = Callable[..., Value]
 
 
 def _arithmetic(floating: str, integer: str) -> _Scalar:
   neutral = {'fadd': 0, 'fsub': 0, 'fmul': 1, 'fdiv': 1}[floating]  # XLA leaves these out too, so FMAs are the same
 
-  def emit(w: _Writer, dtype: np.dtype, params: Any, a: Value, b: Value) -> Value:
+  def emit(w: _Writer, dtype: np.dtype, a: Value, b: Value) -> Value:
     if b.name == literal(neutral, dtype):
       return a
     if floating in ('fadd', 'fmul') and a.name == literal(neutral, dtype):
@@ -358,11 +363,11 @@ def _arithmetic(floating: str, integer: str) -> _Scalar:
 
 
 def _bitwise(instruction: str) -> _Scalar:
-  return lambda w, dtype, params, a, b: w.binary(dtype, instruction, a, b)
+  return lambda w, dtype, a, b: w.binary(dtype, instruction, a, b)
 
 
 def _shift(instruction: str) -> _Scalar:
-  def emit(w: _Writer, dtype: np.dtype, params: Any, a: Value, b: Value) -> Value:
+  def emit(w: _Writer, dtype: np.dtype, a: Value, b: Value) -> Value:
     bits = 8 * dtype.itemsize
     if b.constant and 0 <= int(b.name) < bits:
       return w.binary(dtype, instruction, a, b)
@@ -375,7 +380,7 @@ def _shift(instruction: str) -> _Scalar:
 
 
 def _compare(floating: str, integer: str) -> _Scalar:
-  def emit(w: _Writer, dtype: np.dtype, params: Any, a: Value, b: Value) -> Value:
+  def emit(w: _Writer, _: np.dtype, a: Value, b: Value) -> Value:
     a, b = w.wide(a), w.wide(b)
     if is_float(a.dtype):
       return w.compare(f'fcmp {floating}', a, b)
@@ -388,7 +393,7 @@ def _compare(floating: str, integer: str) -> _Scalar:
 def _extremum(order: str) -> _Scalar:
   """The larger or smaller of two; a NaN in either stays. The order of operands is that of one x86 instruction."""
 
-  def emit(w: _Writer, dtype: np.dtype, params: Any, a: Value, b: Value) -> Value:
+  def emit(w: _Writer, dtype: np.dtype, a: Value, b: Value) -> Value:
     if not is_float(dtype):
       if dtype == BOOL:
         return w.binary(dtype, 'or' if order == 'gt' else 'and', a, b)
@@ -406,7 +411,7 @@ def _extremum(order: str) -> _Scalar:
 
 
 def _function(name: str) -> _Scalar:
-  def emit(w: _Writer, dtype: np.dtype, params: Any, x: Value) -> Value:
+  def emit(w: _Writer, dtype: np.dtype, x: Value) -> Value:
     if not is_float(dtype):
       raise Unserved(f'{name} of {dtype.name} has no instruction here')
     x = w.wide(x)
@@ -415,62 +420,62 @@ def _function(name: str) -> _Scalar:
   return emit
 
 
-def _negative(w: _Writer, dtype: np.dtype, params: Any, x: Value) -> Value:
+def _negative(w: _Writer, dtype: np.dtype, x: Value) -> Value:
   if not is_float(dtype):
     return w.binary(dtype, 'sub', Value('0', dtype), x)
   x = w.wide(x)
   return w.convert(dtype, w.emit(x.dtype, f'fneg contract {type_of(x.dtype)} {x.name}'))
 
 
-def _absolute(w: _Writer, dtype: np.dtype, params: Any, x: Value) -> Value:
+def _absolute(w: _Writer, dtype: np.dtype, x: Value) -> Value:
   if is_float(dtype):
-    return _function('fabs')(w, dtype, params, x)
+    return _function('fabs')(w, dtype, x)
   if not is_signed(dtype):
     return x
-  return _extremum('gt')(w, dtype, params, x, w.binary(dtype, 'sub', Value('0', dtype), x))
+  return _extremum('gt')(w, dtype, x, w.binary(dtype, 'sub', Value('0', dtype), x))
 
 
-def _power(w: _Writer, dtype: np.dtype, params: Any, x: Value) -> Value:
+def _power(w: _Writer, dtype: np.dtype, x: Value, y: int) -> Value:
   """x^y by squaring, as XLA has it."""
-  times, y, out = _SCALAR['mul'], params['y'], None
+  times, out = _SCALAR['mul'], None
   if y < 1:
     raise Unserved(f'integer_pow by {y} has no instruction here')
   while y:
     if y & 1:
-      out = x if out is None else times(w, dtype, {}, out, x)
+      out = x if out is None else times(w, dtype, out, x)
     y >>= 1
     if y:
-      x = times(w, dtype, {}, x, x)
+      x = times(w, dtype, x, x)
   assert out is not None
   return out
 
 
-def _sign(w: _Writer, dtype: np.dtype, params: Any, x: Value) -> Value:
+def _sign(w: _Writer, dtype: np.dtype, x: Value) -> Value:
   """1, -1, or what x is: 0 of its sign, or NaN."""
   zero, one, less = (Value(literal(k, x.dtype), x.dtype) for k in (0, 1, -1))
   if is_short(dtype) or not (is_float(dtype) or is_signed(dtype)):
     raise Unserved(f'sign of {dtype.name} has no instruction here')
-  greater, smaller = (_compare(f'o{how}', how)(w, BOOL, {}, x, zero) for how in ('gt', 'lt'))
+  greater, smaller = (_compare(f'o{how}', how)(w, BOOL, x, zero) for how in ('gt', 'lt'))
   rest = w.binary(dtype, 'fadd', x, x) if is_float(dtype) else zero  # of what is flushed to 0 too
   return w.select(greater, one, w.select(smaller, less, rest))
 
 
-def _is_finite(w: _Writer, dtype: np.dtype, params: Any, x: Value) -> Value:
+def _is_finite(w: _Writer, _: np.dtype, x: Value) -> Value:
   x = w.wide(x)
   size = w.call(x.dtype, 'llvm.fabs', x)
   return w.compare('fcmp olt', size, Value(literal(np.inf, x.dtype), x.dtype))
 
 
-def _reciprocal_root(w: _Writer, dtype: np.dtype, params: Any, x: Value) -> Value:
-  root = _function('sqrt')(w, dtype, params, x)
-  return _SCALAR['div'](w, dtype, params, Value(literal(1, dtype), dtype), root)
+def _reciprocal_root(w: _Writer, dtype: np.dtype, x: Value) -> Value:
+  root = _function('sqrt')(w, dtype, x)
+  return _SCALAR['div'](w, dtype, Value(literal(1, dtype), dtype), root)
 
 
-def _clamp(w: _Writer, dtype: np.dtype, params: Any, low: Value, x: Value, high: Value) -> Value:
-  return _SCALAR['min'](w, dtype, params, _SCALAR['max'](w, dtype, params, low, x), high)
+def _clamp(w: _Writer, dtype: np.dtype, low: Value, x: Value, high: Value) -> Value:
+  return _SCALAR['min'](w, dtype, _SCALAR['max'](w, dtype, low, x), high)
 
 
-def _bitcast(w: _Writer, dtype: np.dtype, params: Any, x: Value) -> Value:
+def _bitcast(w: _Writer, dtype: np.dtype, x: Value) -> Value:
   if x.dtype.itemsize != dtype.itemsize or BOOL in (x.dtype, dtype):
     raise Unserved(f'bitcast from {x.dtype.name} to {dtype.name} has no instruction here')
   if type_of(x.dtype) == type_of(dtype):
@@ -478,7 +483,7 @@ def _bitcast(w: _Writer, dtype: np.dtype, params: Any, x: Value) -> Value:
   return w.cast('bitcast', x, dtype)
 
 
-def _select(w: _Writer, dtype: np.dtype, params: Any, p: Value, *cases: Value) -> Value:
+def _select(w: _Writer, _: np.dtype, p: Value, *cases: Value) -> Value:
   if p.dtype != BOOL:
     raise Unserved('a choice among more than two has no instruction here')
   return w.select(p, cases[1], cases[0])
@@ -490,7 +495,7 @@ _SCALAR: dict[str, _Scalar] = {
   'sub': _arithmetic('fsub', 'sub'),
   'mul': _arithmetic('fmul', 'mul'),
   'div': _arithmetic('fdiv', ''),
-  'square': lambda w, dtype, params, x: _SCALAR['mul'](w, dtype, params, x, x),
+  'square': lambda w, dtype, x: _SCALAR['mul'](w, dtype, x, x),
   'integer_pow': _power,
   'neg': _negative,
   'abs': _absolute,
@@ -506,7 +511,7 @@ _SCALAR: dict[str, _Scalar] = {
   'and': _bitwise('and'),
   'or': _bitwise('or'),
   'xor': _bitwise('xor'),
-  'not': lambda w, dtype, params, x: w.binary(dtype, 'xor', x, Value('true' if dtype == BOOL else '-1', dtype)),
+  'not': lambda w, dtype, x: w.binary(dtype, 'xor', x, Value('true' if dtype == BOOL else '-1', dtype)),
   'shift_left': _shift('shl'),
   'shift_right_logical': _shift('lshr'),
   'shift_right_arithmetic': _shift('ashr'),
@@ -517,7 +522,7 @@ _SCALAR: dict[str, _Scalar] = {
   'gt': _compare('ogt', 'gt'),
   'ge': _compare('oge', 'ge'),
   'select_n': _select,
-  'convert_element_type': lambda w, dtype, params, x: w.convert(dtype, x),
+  'convert_element_type': lambda w, dtype, x: w.convert(dtype, x),
   'bitcast_convert_type': _bitcast,
 }
 

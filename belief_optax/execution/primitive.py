@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.extend.core
-import jax.numpy as jnp
 import numpy as np
 from jax.experimental.custom_partitioning import custom_partitioning
 from jax.interpreters import ad, batching, mlir
@@ -136,6 +135,7 @@ def why_not(call: Call) -> str:
 
 
 def signature_of(call: Call) -> Signature:
+  """What its loop depends on; raises `Unserved` where its arrays do not fit one."""
   shape = call.arrays[0].shape
   leaves, structure = jax.tree.flatten(call.arrays)
   if not math.prod(shape):
@@ -279,8 +279,9 @@ def _on_cpu(ctx: Any, *args: Any, signature: Signature, leaves: int, in_place: b
   where, reason = _program(ctx)
   if where == 'partitioned' and loop.indexed:
     where, reason = 'elsewhere', 'its rounding asks for the index of an element, which a part of an array does not know'
+  target = ''
   try:
-    target = '' if where == 'elsewhere' else native.compiled(loop)
+    target = target if where == 'elsewhere' else native.compiled(loop)
   except Exception as e:  # whatever LLVM says, XLA does the same without it
     where, reason = 'elsewhere', f'{type(e).__name__}: {e}'
     if not strict:
@@ -383,7 +384,7 @@ def _type(x: Any) -> Any:
   return x.shape, x.dtype
 
 
-# What is partitioned is lowered for certain devices; JAX has no public way of asking for them. Without, XLA's path runs.
+# What is partitioned is lowered for certain devices, for which JAX has no public way of asking. Else XLA's path runs.
 with contextlib.suppress(ImportError):
   from jax._src.dispatch import prim_requires_devices_during_lowering
 
