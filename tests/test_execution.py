@@ -240,7 +240,7 @@ def test_an_update_follows_from_what_is_kept():
 # Transformations.
 
 
-@pytest.fixture(params=['update', 'step'])
+@pytest.fixture(params=[pytest.param('update', marks=pytest.mark.full), 'step'])  # the contracts run updates
 def once(request):
   """(transformation, parameters, state, gradients) -> one step by `update` or by `step`."""
   if request.param == 'step':

@@ -6,6 +6,7 @@ again would be 12 bytes per parameter more, and a buffer that is allocated at ev
 """
 
 import functools
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -32,7 +33,7 @@ def second(rule: Callable[..., Any], arrays: tuple[Any, Any, dict[str, Any]], sc
 
 @functools.lru_cache(512)
 def _second(rule: Callable[..., Any], structure: Any, avals: tuple[Any, ...]) -> Any:
-  plain = rule.__wrapped__  # noqa: B009: its equations, not one call of a jitted function
+  plain: Any = inspect.unwrap(rule)  # its equations, not one call of a jitted function
   flat = lambda *leaves: plain(*structure.unflatten(leaves))
   closed = jax.make_jaxpr(flat)(*avals)
   jaxpr, (update, *new) = closed.jaxpr, closed.jaxpr.outvars

@@ -143,7 +143,7 @@ def loop(rule: Callable[..., Any], operands: Sequence[Operand], scalars: Sequenc
   values += [writer.scalar(f'%k{i}', dtype) for i, dtype in enumerate(scalars)]
   results = writer.run(closed.jaxpr, closed.consts, values)
   written = []
-  avals: Sequence[Any] = closed.out_avals
+  avals: Any = closed.out_avals
   for j, (value, aval) in enumerate(zip(results, avals, strict=True)):
     written.append(Operand(np.dtype(aval.dtype), aval.shape[rank:]))
     if aval.shape[:rank] != written[-1].block(rank).shape[:rank]:
@@ -219,7 +219,8 @@ class _Writer:
 
     def read(atom: Any) -> np.ndarray:
       if isinstance(atom, jax.extend.core.Literal):
-        return self._constant(atom.val, np.dtype(atom.aval.dtype))
+        aval: Any = atom.aval
+        return self._constant(atom.val, np.dtype(aval.dtype))
       return env[atom]
 
     for equation in jaxpr.eqns:
