@@ -244,3 +244,14 @@ def test_unknown_section_is_a_clear_error(report, capsys):
     report.main(['--quick', '--sections', 'sped'])
   assert stopped.value.code == 2
   assert "argument --sections: invalid choice: 'sped'" in capsys.readouterr().err
+
+
+def test_the_machine_loop_is_measured_beside_xla(tmp_path):
+  pytest.importorskip('llvmlite')
+  done = run('--quick', '--sections', 'updates', '--out', tmp_path, benchmark='native')
+  assert done.returncode == 0, done.stderr
+  (path,) = tmp_path.glob('native-*.json')
+  rows = json.loads(path.read_text())['sections']['updates']['rows']
+  assert {'adabelief, update + apply_updates, native', 'adabelief, XLA', ADAM, 'in-place pass'} == set(rows)
+  assert all(math.isfinite(n) and n > 0 for _, n in numbers(rows))
+  assert path.with_suffix('.md').read_text() == done.stdout.rstrip('\n')
