@@ -51,6 +51,11 @@ def agree(tx, p, grads, same=assert_equal):
   return p, state
 
 
+def last_digit(a, b):
+  """Equal but for a fused multiply-add: in some shapes XLA 0.12 makes none of its last elements."""
+  assert_close(a, b, 2e-7, 0.0)
+
+
 def waves(p, i=0):
   """Gradients without a random number: no two elements are equal."""
   return jax.tree.map(lambda x: jnp.sin(3 + i + jnp.arange(x.size, dtype=x.dtype) * 0.7).reshape(x.shape), p)
@@ -83,7 +88,7 @@ def test_leaves_of_every_kind():
   """Scalars, empty arrays, four axes, codes and, beside them, what is too small for codes and has a trailing axis."""
   p = {'scalar': jnp.ones(()), 'empty': jnp.ones((0, 3)), 'conv': jnp.ones((2, 3, 4, 5)), 'large': jnp.ones((64, 65))}
   for store in ('float32', stores.Packed16(min_size=100)):
-    agree(bo.adabelief(1e-2, store=store), p, [waves(p, i) for i in range(2)])
+    agree(bo.adabelief(1e-2, store=store), p, [waves(p, i) for i in range(2)], last_digit)
 
 
 def test_masks_choose_the_loop_of_each_array():
@@ -100,7 +105,7 @@ def test_large_arrays_are_cut_into_blocks(size, store):
 
 
 def test_many_small_arrays_are_one_job_of_the_pool():
-  p = [jnp.full((64, 64), 0.5 + i) for i in range(17)]
+  p = [jnp.full((100, 100), 0.5 + i) for i in range(native.SHARED)]
   assert sum(x.size for x in p) > native.LARGE > p[0].size
   agree(bo.adabelief(1e-2), p, [waves(p)])
 
@@ -207,7 +212,7 @@ def test_the_loop_is_one_on_vectors(store):
 
 def test_shapes_share_a_loop_and_small_arrays_a_call():
   tx = bo.adabelief(1e-3)
-  p = [jnp.ones(1 + i % 9) for i in range(50)] + [jnp.ones((2, 3))]
+  p = [jnp.ones(1 + i % 9) for i in range(native.SHARED - 1)] + [jnp.ones((2, 3))]
   (call,) = calls(step_of(tx, 'native').lower(p, tx.init(p), p).compile())
   known = len(native._kept)
   q = [jnp.ones((i, 3, 2)) for i in range(2, 6)]
@@ -215,6 +220,12 @@ def test_shapes_share_a_loop_and_small_arrays_a_call():
   target = lambda line: line.split('custom_call_target="')[1].split('"')[0]
   assert target(call) == target(other)
   assert len(native._kept) == known
+
+
+def test_a_call_has_a_limited_number_of_arrays():
+  """One call with hundreds of arrays takes XLA seconds to compile."""
+  tx, p = bo.sgd(0.1, momentum=0.9), [jnp.ones(3)] * (2 * native.SHARED + 1)
+  assert len(calls(step_of(tx, 'native').lower(p, tx.init(p), p).compile())) == 3
 
 
 def test_large_arrays_have_calls_of_their_own():
@@ -394,7 +405,7 @@ def test_inside_of_shard_map(once):
   assert calls(step.lower(p, state, p).compile())
   with bo.execution.use('xla'):
     expected = jax.jit(lambda *args: once(tx, *args))(p, state, waves(p))
-  assert_equal(step(p, state, waves(p)), expected)
+  last_digit(step(p, state, waves(p)), expected)
 
 
 def test_state_is_sharded_where_parameters_are_not():

@@ -19,7 +19,11 @@ def real_dtype() -> Any:
 
 def compute_dtype(*arrays: Any) -> Any:
   """The real dtype in which one leaf is computed: float32, or wider if an array is wider."""
-  dtypes = (of(a) for a in arrays if a is not None)
+  return _widest(tuple(of(a) for a in arrays if a is not None))
+
+
+@functools.cache  # asked for once per array, of a few dtypes
+def _widest(dtypes: tuple[Any, ...]) -> Any:
   return jnp.finfo(functools.reduce(jnp.promote_types, dtypes, jnp.dtype(jnp.float32))).dtype
 
 

@@ -104,9 +104,10 @@ def run(calls: Sequence[Call], mode: Mode, in_place: bool) -> list[tuple[Any, di
     else:
       shared.setdefault(signature, []).append(i)
   for signature, places in shared.items():  # small arrays share a call
-    together = _bind(signature, [calls[i] for i in places], in_place, mode)
-    for i, result in zip(places, together, strict=True):
-      results[i] = result
+    for first in range(0, len(places), native.SHARED):
+      some = places[first : first + native.SHARED]
+      for i, result in zip(some, _bind(signature, [calls[i] for i in some], in_place, mode), strict=True):
+        results[i] = result
   return results
 
 
