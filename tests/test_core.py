@@ -262,11 +262,11 @@ def test_a_state_of_another_recipe_is_refused():
 # 3. Three rhythms.
 
 
+@bo.execution.use('xla')  # a machine loop is traced once for all shapes
 def test_scalars_run_once_per_step_and_lines_once_per_shape(calls):
   tx = bo.compose(counting(0.5, tag='rhythm'), bo.scale(2.0))
   p = [jnp.ones(1 + i % 6) for i in range(300)]
-  with bo.execution.use('xla'):  # a machine loop is traced once for all shapes
-    _, state = tx.update(p, tx.init(p))
+  _, state = tx.update(p, tx.init(p))
   assert sorted(calls) == ['scalars'] + ['step'] * 6
   calls.clear()
   for _ in range(2):
