@@ -264,6 +264,7 @@ def test_a_state_of_another_recipe_is_refused():
 # 3. Three rhythms.
 
 
+@bo.execution.use('xla')  # a machine loop is traced once for all shapes
 def test_scalars_run_once_per_step_and_lines_once_per_shape(calls):
   tx = bo.compose(counting(0.5, tag='rhythm'), bo.scale(2.0))
   p = [jnp.ones(1 + i % 6) for i in range(300)]

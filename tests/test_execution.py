@@ -338,6 +338,14 @@ def test_other_platforms_and_exports_see_the_rule():
   assert 'custom_call' not in str(jax.export.export(step)(p, tx.init(p), p).mlir_module())
 
 
+def test_a_shape_that_is_not_known_stays_with_xla():
+  tx = bo.adabelief(1e-2)
+  (n,) = jax.export.symbolic_shape('n')
+  p = jax.ShapeDtypeStruct((n, 64), jnp.float32)
+  state = jax.eval_shape(tx.init, p)
+  assert jax.export.export(step_of(tx, 'auto'))(p, state, p).out_avals[0].shape == (n, 64)
+
+
 # Donation.
 
 

@@ -139,6 +139,8 @@ def signature_of(call: Call) -> Signature:
   """What its loop depends on; raises `Unserved` where its arrays do not fit one."""
   shape = call.arrays[0].shape
   leaves, structure = jax.tree.flatten(call.arrays)
+  if not all(isinstance(n, int) for n in shape):
+    raise Unserved(f'the shape {shape} is not known, as in an exported program')
   if not math.prod(shape):
     raise Unserved('an empty array needs no loop')
   for x in leaves:
@@ -159,8 +161,8 @@ def _served(call: Call, mode: Mode) -> Signature | None:
   reason = why_not(call)
   if not reason:
     return signature_of(call)
-  if mode == 'native' and call.arrays[0].size:
-    g = call.arrays[0]
+  g = call.arrays[0]
+  if mode == 'native' and 0 not in g.shape:
     raise ValueError(f"execution 'native' cannot run the step of an array {g.dtype}{list(g.shape)}: {reason}.")
   return None
 
