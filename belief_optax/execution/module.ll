@@ -350,6 +350,7 @@ exit:
 
 attributes #0 = { nounwind noinline "prefer-vector-width"="512" }
 !0 = distinct !{}
-!1 = distinct !{!1, !2, !3}
+!1 = distinct !{!1, !2, !3, !4}
 !2 = !{!"llvm.loop.parallel_accesses", !0}
 !3 = !{!"llvm.loop.vectorize.enable", i1 true}
+!4 = !{!"llvm.loop.interleave.count", i32 2}

@@ -43,19 +43,18 @@ LIMIT = 239 / _STEPS  # of |r|, and so of a step in learning rates: 7.47
 _TOP = np.uint32((127 << 23) + (63 << 20))  # the bits of the last z, 240
 
 
-def scale_code(v: jax.Array, r: jax.Array) -> jax.Array:
-  """The 9 bits of sqrt(v), v >= 0, rounded by a dither; what is no average of squares becomes NaN."""
-  size = bits.bits_of(jnp.sqrt(v))
-  near = jnp.clip(size, _LOW, _HIGH)
+def scale_code(w: jax.Array, r: jax.Array) -> jax.Array:
+  """The 9 bits of a root w > 0, rounded by a dither; what is outside of the range is its end."""
+  near = jnp.clip(bits.bits_of(w), _LOW, _HIGH)
   t = bits.uncut((near & _FRACTION) << 3 | _ONE) - 1
   k = _OFFSET + _SLOPE * bits.uncut(near & _MANTISSA | _ONE) - _LESS * (1 - t)
-  up = (2.0**20 * (t * (1 - t) * k)).astype(jnp.int32).astype(jnp.uint32)
-  return jnp.where(size >= bits.INFINITY, _NAN, (near - _LOW + up + (r >> 12)) >> 20)
+  up = bits.bits_of(t * (1 - t) * k + 8) - bits.bits_of(jnp.float32(8))  # 2^20 times as much, as an integer
+  return (near - _LOW + up + (r >> 12)) >> 20
 
 
 def root(code: jax.Array) -> jax.Array:
-  """The sqrt(v) that 9 bits mean: never 0."""
-  return bits.uncut(jnp.where(code == _NAN, bits.NAN, (code << 20) + _LOW))
+  """The root that 9 bits mean: never 0."""
+  return bits.uncut((code << 20) + _LOW)
 
 
 def direction_code(r: jax.Array, dither: jax.Array) -> jax.Array:
@@ -126,11 +125,11 @@ class Int8(Packed16):
     if len(group) != 2:
       return super().encode(group, values, dither, kept)
     (m, v), (first, second) = values, dither(2)
-    scale = scale_code(v, second)
-    size = bits.bits_of(m) & np.uint32(2**31 - 1)
-    # Divided by the root as it is kept, a mean keeps its mean.
-    direction = direction_code(bits.uncut(size) / root(scale), first)
-    scale = jnp.where(size >= bits.INFINITY, _NAN, scale)
+    w = jnp.sqrt(v)
+    scale = scale_code(w, second)
+    direction = direction_code(jnp.abs(m) / root(scale), first)  # relative to the root as it is kept
+    finite = (bits.bits_of(w) < bits.INFINITY) & (bits.bits_of(jnp.abs(m)) < bits.INFINITY)
+    scale = jnp.where(finite, scale, _NAN)
     # XLA:CPU computes what ends in a cast again for each of its users, and then cannot overwrite the old word; a union
     # of two arrays it does not.
     signed = (bits.bits_of(m) >> 31) << 15 | direction << 9
@@ -140,9 +139,10 @@ class Int8(Packed16):
     if len(group) != 2:
       return super().decode(group, kept)
     word = kept[0].astype(jnp.uint32)
-    scale = root(word & np.uint32(2**9 - 1))
-    size = from_direction_code(word >> 9 & 63) * scale
-    return jnp.where(word >> 15 == 1, -size, size), scale * scale
+    scale = word & _NAN
+    w = bits.uncut(jnp.where(scale == _NAN, bits.NAN, bits.bits_of(root(scale))))
+    size = from_direction_code(word >> 9 & 63) * w
+    return jnp.where(word >> 15 == 1, -size, size), w * w
 
 
 STORES |= {'int8': Int8}
