@@ -44,6 +44,7 @@ METHODS = ('float32', 'nearest', 'stochastic', 'compensated', 'split')
 COLOR = {name: color for names in (STORES, METHODS) for name, color in zip(names, COLORS.values(), strict=False)}
 MEAN, DIFFERENCE = '{:.4f} ± {:.4f}', '{:+.4f} ± {:.4f}'
 SPEED_GOALS = {'packed16': 0.35, 'int8': 0.6}
+LOOP = ', one loop'
 
 
 def percent(x: float) -> str:
@@ -703,7 +704,7 @@ def parameters_text(s: dict[str, Any]) -> list[str]:
 
 
 def speed_section(sizes: Any) -> dict[str, Any]:
-  """A jitted `step(params, state, grads) -> (params, state)`, params and state donated."""
+  """A jitted `step(params, state, grads) -> (params, state)`, donated, by XLA and as one machine loop."""
   shapes = timing.flat_tree(sizes.size, 8)
   grads, rows, runs = timing.filled(shapes, seed=0), {}, {}
 
@@ -714,11 +715,17 @@ def speed_section(sizes: Any) -> dict[str, Any]:
 
     return run
 
-  for name, tx in {BELIEF: optax.adabelief(LR), **{n: bo.adabelief(LR, store=n) for n in STORES}}.items():
+  ours = {name: bo.adabelief(LR, store=name) for name in STORES}
+  contenders: dict[str, Any] = {BELIEF: (optax.adabelief(LR), None, 'xla')}
+  contenders |= {name: (tx, None, 'xla') for name, tx in ours.items()}
+  contenders |= {f'{name}{LOOP}': (tx, tx.step, 'auto') for name, tx in ours.items()}
+  for name, (tx, step, mode) in contenders.items():
     params = timing.filled(shapes, seed=1)
-    compiled, state = timing.compile_step(tx, shapes), tx.init(params)
+    with bo.execution.use(mode):
+      compiled, state = timing.compile_step(tx, shapes, step), tx.init(params)
     rows[name] = {'state': bo.state_bytes(state) / count(shapes), **timing.program_facts(compiled, shapes)}
     runs[name] = stepping(compiled, [params, state])
+
   sampler = timing.Sampler('speed', runs, sizes.rounds, warm_up=2)
   for name, row in rows.items():
     row |= {'ms': sampler.summary(name, 'step'), 'ratio': sampler.ratio(name, BELIEF, 'step')}
