@@ -1,6 +1,7 @@
 """The machine loop: the numbers of XLA under every transformation and on any thread, and XLA where it cannot serve."""
 
 import contextlib
+import dataclasses
 import functools
 import threading
 
@@ -336,6 +337,38 @@ def test_other_platforms_and_exports_see_the_rule():
   assert 'custom_call' not in lowered.as_text()
   assert 'custom_call' in step.lower(p, tx.init(p), p).as_text()
   assert 'custom_call' not in str(jax.export.export(step)(p, tx.init(p), p).mlir_module())
+
+
+def test_a_store_that_needs_its_shape_stays_with_xla():
+  """A rule that cannot be traced on another shape is no error: codes of a user, relative to blocks of 256."""
+
+  @dataclasses.dataclass(frozen=True)
+  class Blocks(bo.stores.Store):
+    def rounds(self, group, kept):
+      return True
+
+    def save(self, group, values, kept, dither):
+      blocks = values[0].reshape(-1, 256)
+      return ((blocks - blocks.mean(1, keepdims=True)).reshape(values[0].shape),)
+
+  tx, p = bo.adam(1e-2, store={'mu': Blocks()}), jnp.linspace(-1, 1, 512)
+  expected = by(tx, 'xla', p)
+  assert_equal(by(tx, 'auto', p), expected)
+  with pytest.raises(ValueError, match='cannot be traced on a block of another shape'):
+    by(tx, 'native', p)
+
+
+def test_one_line_alone_stays_with_xla():
+  """It is one kernel there too, and fused with what stands before: optax's last product with the sum."""
+  tx, p = bo.round_updates('split'), jnp.ones(512, jnp.bfloat16)
+  assert 'one line alone' in str(bo.execution.explain(tx, p))
+  lowered = jax.jit(tx.update).lower(p, tx.init(p), p).as_text()
+  assert 'custom_call' not in lowered
+
+
+def by(tx, mode, p):
+  with bo.execution.use(mode):
+    return jax.jit(lambda p, s: tx.update(p, s, p))(p, tx.init(p))
 
 
 def test_a_shape_that_is_not_known_stays_with_xla():

@@ -337,12 +337,17 @@ def advance(plan: Plan, how: How, arrays: Arrays) -> tuple[list[Any], Any, dict[
   _check(plan, arrays)
   start = _start(plan, arrays)
   results, kept = [None] * len(arrays.grads), {key: list(leaves) for key, leaves in arrays.slots.items()}
-  done = primitive.run(_calls(plan, start, arrays), *how)
+  done = primitive.run(_calls(plan, start, arrays), *how._replace(mode=in_force(start.rule.lines, how.mode)))
   for i, (result, after) in zip(_moving(arrays), done, strict=True):
     results[i] = result
     for key, value in after.items():
       kept[key][i] = value
   return results, start.step, kept, start.ages
+
+
+def in_force(lines: Sequence[Line], mode: Mode) -> Mode:
+  """The way in which lines are run: one alone XLA fuses with what the program does before and after it."""
+  return 'xla' if mode == 'auto' and len(lines) < 2 else mode
 
 
 def calls(plan: Plan, arrays: Arrays) -> list[primitive.Call]:

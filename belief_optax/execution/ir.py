@@ -136,8 +136,11 @@ def loop(rule: Callable[..., Any], operands: Sequence[Operand], scalars: Sequenc
     Unserved: if an equation has no instruction.
   """
   blocks = [*(x.block(rank) for x in operands), *(jax.ShapeDtypeStruct((), dtype) for dtype in scalars)]
-  with jax.numpy_dtype_promotion('standard'):
-    closed = jax.make_jaxpr(rule)(*blocks)
+  try:
+    with jax.numpy_dtype_promotion('standard'):
+      closed = jax.make_jaxpr(rule)(*blocks)
+  except Exception as e:  # what is wrong with the rule itself, XLA's path says
+    raise Unserved(f'its rule cannot be traced on a block of another shape ({type(e).__name__}: {e})') from e
   writer = _Writer(rank)
   values = [writer.load(f'%x{i}', x) for i, x in enumerate(operands)]
   values += [writer.scalar(f'%k{i}', dtype) for i, dtype in enumerate(scalars)]

@@ -71,14 +71,18 @@ def explain(tx: optax.GradientTransformation, params: optax.Params) -> Explanati
     execution 'xla'
       xla    2 arrays of 72 elements (float32, float32, float32, float32): it was chosen
   """
-  from belief_optax.one_pass import recipe_in  # the core is built on this package
+  from belief_optax.core.step import in_force  # the core is built on this package
+  from belief_optax.one_pass import recipe_in
 
   recipe, mode, found = recipe_in(tx), current(), []
   look = lambda p: found.extend(recipe.update.calls(p, recipe.init(p), p))
   jax.eval_shape(look, params)
+  chosen = ''
+  if in_force(recipe.lines, mode) == 'xla':
+    chosen = 'it was chosen' if mode == 'xla' else 'one line alone XLA fuses with what is around it'
   rows: dict[Any, list[int]] = collections.defaultdict(list)
   for call in found:
-    reason = 'it was chosen' if mode == 'xla' else primitive.why_not(call)
+    reason = chosen or primitive.why_not(call)
     dtypes = tuple(x.dtype.name for x in jax.tree.leaves(call.arrays))
     rows[dtypes, reason].append(call.arrays[0].size)
   parts = (Part(len(sizes), sum(sizes), dtypes, not reason, reason) for (dtypes, reason), sizes in rows.items())
