@@ -13,7 +13,7 @@ INSTALL := pip install --quiet --disable-pip-version-check --no-compile
 PYTEST := -m pytest -n 2 --dist loadfile -q
 
 .PHONY: demo test test-all test-third lint test-newest test-oldest test-full test-oldest-full test-slow parity record ledger
-.PHONY: bench bench-native bench-precision format clean
+.PHONY: bench bench-native bench-gpu bench-precision format clean
 
 demo: $(VENV)/.examples
 	$(PY) examples/digits.py
@@ -77,6 +77,9 @@ bench: $(VENV)/.dev
 bench-native: $(VENV)/.dev
 	$(PY) -m benchmarks.native
 	$(PY) -m benchmarks.native --cores 1
+
+bench-gpu: $(VENV)/.dev
+	$(PY) -m benchmarks.gpu
 
 bench-precision: $(VENV)/.dev
 	$(PY) -m benchmarks.precision

@@ -252,3 +252,24 @@ def test_the_machine_loop_is_measured_beside_xla(tmp_path):
   assert {'adabelief, update + apply_updates, native', 'adabelief, XLA', ADAM, 'in-place pass'} == set(rows)
   assert all(math.isfinite(n) and n > 0 for _, n in numbers(rows))
   assert path.with_suffix('.md').read_text() == done.stdout[:-1]  # print ends the line
+
+
+@pytest.mark.slow  # it compiles ten steps
+def test_the_benchmark_of_an_accelerator_runs_anywhere(tmp_path):
+  done = run('--quick', '--rounds', '3', '--trees', '4 of 4096 x 1024', '--out', tmp_path, benchmark='gpu')
+  assert done.returncode == 0, done.stderr
+  (path,) = tmp_path.glob('step-gpu-*.json')
+  (tree,) = json.loads(path.read_text())['trees'].values()
+  assert (tree['parameters'], tree['arrays']) == (4 * 16 * 8, 4)
+  rows = tree['rows']
+  assert {'adabelief', 'adabelief, int8', BELIEF, ADAM, 'x + 1 in place'} <= set(rows)
+  assert all(math.isfinite(n) and n >= 0 for _, n in numbers(rows))
+  assert rows['adabelief, int8']['bytes'] == rows['adabelief']['bytes'] - 2 * 6 * tree['parameters']
+  assert '**--quick: a smoke test, no measurement.**' in path.with_suffix('.md').read_text()
+
+
+def test_the_benchmark_of_an_accelerator_names_its_trees():
+  done = run('--trees', '5 arrays', benchmark='gpu')
+  assert done.returncode == 2
+  assert "invalid choice: '5 arrays'" in done.stderr
+  assert '100M in 8 arrays' in done.stderr
