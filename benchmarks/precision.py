@@ -254,7 +254,7 @@ def directions(make: Callable[[Any], Any], kept: dict[str, Any], spread: int, st
 LANDSCAPES = {  # where they start, and the function
   'parabola': ((4.0, -3.0), lambda p: p[0] ** 2 + 10 * p[1] ** 2),
   'Rosenbrock': ((-1.5, 2.0), lambda p: (1 - p[0]) ** 2 + 100 * (p[1] - p[0] ** 2) ** 2),
-  'valley of |x|': ((4.0, -3.0), lambda p: jnp.abs(p[0]) + jnp.abs(p[1]) / 10),
+  'valley of abs': ((4.0, -3.0), lambda p: jnp.abs(p[0]) + jnp.abs(p[1]) / 10),
 }
 
 

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -245,6 +246,21 @@ def test_meshes_of_any_size(n, kind):
     u, after = tx.update(w, state)
   np.testing.assert_array_equal(u, expected[0])
   np.testing.assert_array_equal(after.slots['mu+nu.direction'], expected[1].slots['mu+nu.direction'])
+
+
+@pytest.mark.parametrize('kind', [AxisType.Auto, AxisType.Explicit], ids=str)
+def test_flax_sharding_metadata(kind):
+  """The exponents of tiles inherited the spec of the kernel, which did not divide them: IndivisibleError."""
+  mesh = jax.make_mesh((3,), ('data',), axis_types=(kind,), devices=jax.devices()[:3])
+  with jax.set_mesh(mesh):
+    init = nnx.with_partitioning(nnx.initializers.lecun_normal(), ('data', None))
+    model = nnx.Linear(96, 64, kernel_init=init, rngs=nnx.Rngs(0))
+    optimizer = nnx.Optimizer(model, bo.adam(1e-2, store='int8'), wrt=nnx.Param)
+    before = np.asarray(model.kernel[...])
+    optimizer.update(model, jax.tree.map(jnp.ones_like, nnx.state(model, nnx.Param)))
+    np.testing.assert_allclose(model.kernel[...], before - 1e-2, 0, 2e-3)
+    kernel = jax.tree.leaves(optimizer.opt_state.slots['mu+nu.direction'])[1]
+    assert kernel.sharding.is_equivalent_to(model.kernel[...].sharding, 2)
 
 
 def test_what_has_no_scale_is_kept_as_packed16_keeps_it():
