@@ -54,7 +54,7 @@ bo.sgd(1e-3, 0.9, accumulator_dtype=np.dtype('float32'))
 bo.first_moment(0.9, jnp.float32)
 bo.adabelief(1e-3, store='packed16')
 bo.adabelief(1e-3, store=stores.Int8(mask={'w': True, 'b': False}))
-bo.adabelief(1e-3, store={'mu': 'bfloat16', 'nu': stores.Int4()})
+bo.adabelief(1e-3, store={'mu': 'bfloat16', 'nu': stores.Int8()})
 bo.compose(bo.first_moment(), bo.scale(-1.0), store='bfloat16')
 
 # What they are.
