@@ -735,7 +735,9 @@ def speed_section(sizes: Any) -> dict[str, Any]:
 def speed_text(s: dict[str, Any]) -> list[str]:
   header = ['step', 'ms', f'/ {BELIEF}', 'state, B/param', 'moved as compiled, B/param', 'kernels', 'copies']
   figures = {'state': '.2f', 'compiled_bytes_per_parameter': '.1f', 'kernels': '', 'copies': ''}
-  cells = lambda row: [spread(row['ms'], 0), spread(row['ratio'], 2), *(f'{row[k]:{f}}' for k, f in figures.items())]
+  seen = lambda row, key: row[key] >= 0.05 or key == 'copies'  # XLA does not say what a machine loop moves
+  shown = lambda row: (f'{row[key]:{f}}' if seen(row, key) else '' for key, f in figures.items())
+  cells = lambda row: [spread(row['ms'], 0), spread(row['ratio'], 2), *shown(row)]
   ratio = {name: row['ratio']['median'] for name, row in s['rows'].items() if name != BELIEF}
   busy = 'an unknown number of' if s['busy'] is None else f'{s["busy"]:.2f}'
   goals = [
