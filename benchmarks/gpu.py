@@ -114,34 +114,15 @@ def measured(shapes: Any, rounds: int, seconds: float) -> dict[str, Any]:
 
 
 def torch_runs(shapes: Any, times: dict[str, int]) -> dict[str, Callable[[], dict[str, float]]]:
-  """torch's AdamW, fused and for each, on the kind of device that JAX has; none where it cannot be."""
+  """torch's AdamW, fused and for each; none where torch is not installed for this kind of device."""
   try:
     import torch
   except ImportError:
     return {}
-  on_card = jax.default_backend() == 'gpu'
-  if on_card and not torch.cuda.is_available():
+  if jax.default_backend() == 'gpu' and not torch.cuda.is_available():
     return {}
-  device = 'cuda' if on_card else 'cpu'
-
-  def running(**how: bool) -> Callable[[], dict[str, float]]:
-    params = [torch.nn.Parameter(torch.randn(x.shape, device=device)) for x in jax.tree.leaves(shapes)]
-    for p in params:
-      p.grad = torch.randn_like(p)
-    optimizer = torch.optim.AdamW(params, lr=LR, weight_decay=DECAY, **how)
-    wait = torch.cuda.synchronize if on_card else lambda: None
-
-    def run() -> dict[str, float]:
-      wait()
-      start = time.perf_counter()
-      for _ in range(times['inner']):
-        optimizer.step()
-      wait()
-      return {'step': (time.perf_counter() - start) / times['inner']}
-
-    return run
-
-  return {'torch AdamW, fused': running(fused=True), 'torch AdamW, foreach': running(foreach=True)}
+  inner = lambda: times['inner']
+  return {f'torch AdamW, {how}': base.torch_run(shapes, inner, **{how: True}) for how in ('fused', 'foreach')}
 
 
 def markdown(report: dict[str, Any]) -> str:

@@ -87,7 +87,8 @@ def steps(names: Sequence[str], shapes: Any, rounds: int, torch: bool) -> dict[s
 
   runs[base.PASS] = pass_
   if torch:
-    runs[base.TORCH], needed[base.TORCH] = _torch(shapes), 7 * base.nbytes(grads)
+    _torch_on_all_cores()
+    runs[base.TORCH], needed[base.TORCH] = base.torch_run(shapes, lambda: 1, fused=True), 7 * base.nbytes(grads)
   sampler = base.Sampler('step', runs, rounds, 2)
   rows = {}
   for name in runs:
@@ -100,21 +101,10 @@ def steps(names: Sequence[str], shapes: Any, rounds: int, torch: bool) -> dict[s
   return {'other_processes_cores': sampler.other_processes, 'parameters': base.count(shapes), 'rows': rows}
 
 
-def _torch(shapes: Any) -> Callable[[], dict[str, float]]:
+def _torch_on_all_cores() -> None:
   import torch
 
   torch.set_num_threads(len(os.sched_getaffinity(0)))
-  params = [torch.nn.Parameter(torch.randn(x.shape)) for x in jax.tree.leaves(shapes)]
-  for p in params:
-    p.grad = torch.randn_like(p)
-  optimizer = torch.optim.AdamW(params, lr=LR, weight_decay=DECAY, fused=True)
-
-  def run() -> dict[str, float]:
-    start = time.perf_counter()
-    optimizer.step()
-    return {'step': time.perf_counter() - start}
-
-  return run
 
 
 def first_step(shapes: Any, rounds: int) -> dict[str, Any]:

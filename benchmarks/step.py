@@ -276,7 +276,7 @@ def step_section(args: argparse.Namespace) -> dict[str, Any]:
 
   if args.torch:
     rows[TORCH] = {'bytes_per_parameter': 28.0}
-    runs[TORCH] = _torch_run(args, lambda: inner)
+    runs[TORCH] = torch_run(shapes, lambda: inner, fused=True)
 
   # Short steps (a GPU, a small tree) are timed several at a time, back to back as in training.
   inner = 1
@@ -301,21 +301,24 @@ def step_section(args: argparse.Namespace) -> dict[str, Any]:
   }
 
 
-def _torch_run(args: argparse.Namespace, inner: Callable[[], int]) -> Callable[[], dict[str, float]]:
+def torch_run(shapes: Any, inner: Callable[[], int], **how: bool) -> Callable[[], dict[str, float]]:
+  """torch's AdamW on a tree of shapes, on the kind of device that JAX has if torch knows it too."""
   import torch
 
-  device = 'cuda' if jax.default_backend() == 'gpu' and torch.cuda.is_available() else 'cpu'
-  params = [torch.nn.Parameter(torch.randn(args.size // args.leaves, device=device)) for _ in range(args.leaves)]
+  on_card = jax.default_backend() == 'gpu' and torch.cuda.is_available()
+  wait = torch.cuda.synchronize if on_card else lambda: None
+  device = 'cuda' if on_card else 'cpu'
+  params = [torch.nn.Parameter(torch.randn(x.shape, device=device)) for x in jax.tree.leaves(shapes)]
   for p in params:
     p.grad = torch.randn_like(p)
-  optimizer = torch.optim.AdamW(params, lr=LR, weight_decay=DECAY, fused=True)
+  optimizer = torch.optim.AdamW(params, lr=LR, weight_decay=DECAY, **how)
 
   def run() -> dict[str, float]:
+    wait()
     start = time.perf_counter()
     for _ in range(inner()):
       optimizer.step()
-    if device == 'cuda':
-      torch.cuda.synchronize()
+    wait()
     return {'step': (time.perf_counter() - start) / inner()}
 
   return run

@@ -419,6 +419,8 @@ def two_memories():
   try:
     jax.jit(lambda: jnp.zeros(8), out_shardings=_far(EVERYWHERE))()
   except Exception as error:  # its class is not public
+    if jax.__version_info__ >= (0, 10):
+      raise
     pytest.skip(str(error)[:80])
 
 

@@ -254,8 +254,7 @@ class Update(_Lines):
 
   def __call__(self, updates: Any, state: State, params: Any = None, **extra_args: Any) -> tuple[Any, State]:
     del extra_args  # optax's contract: unknown extra arguments are for other transformations
-    us, state = self._run(updates, state, params)
-    return us, state
+    return self._run(updates, state, params)
 
   def step(self, params: Any, state: State, updates: Any) -> tuple[Any, State]:
     """The same and `optax.apply_updates`, in one pass: params, State, updates -> params, State."""
@@ -292,7 +291,7 @@ class Update(_Lines):
     grads = list(map(_array, leaves))
     slots = {name: trees.align(tree, f'state.slots[{name!r}]', kept) for name, kept in state.slots.items()}
     given = [None] * len(grads) if params is None else trees.align(tree, 'params', params)
-    ps = list(map(_array, trees.moving_leaves(tree, grads, params)))
+    ps = list(map(_array, trees.moving_leaves(grads, given)))
     eager = not any(isinstance(x, Tracer) for x in (*grads, state.count))
     active = self._active(tree, grads if params is None else ps)
     hyper, lines = jax.tree.flatten(tuple(line.at(state.count, eager) for line in self.lines))

@@ -22,14 +22,12 @@ def moving(updates: Any, params: Any) -> Any:
   if params is None:
     return None
   leaves, treedef = jax.tree.flatten(updates, is_leaf=lambda x: x is None)
-  return treedef.unflatten(moving_leaves(treedef, leaves, params))
+  return treedef.unflatten(moving_leaves(leaves, align(treedef, 'params', params)))
 
 
-def moving_leaves(treedef: Any, updates: Sequence[Any], params: Any) -> list[Any]:
-  """The same as lists of leaves. A parameter for which no update arrives is not looked at, whatever it is."""
-  if params is None:
-    return [None] * len(updates)
-  return [None if u is None else p for u, p in zip(updates, align(treedef, 'params', params), strict=True)]
+def moving_leaves(updates: Sequence[Any], params: Sequence[Any]) -> list[Any]:
+  """The same of leaves in one order. A parameter for which no update arrives is not looked at, whatever it is."""
+  return [None if u is None else p for u, p in zip(updates, params, strict=True)]
 
 
 def keys_of_path(path: tuple[Any, ...]) -> tuple[str, ...]:

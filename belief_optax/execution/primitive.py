@@ -124,15 +124,22 @@ def _first_half(signature: Signature, call: Call) -> Signature | None:
 
 def why_not(call: Call) -> str:
   """Why a rule has no machine loop for these arrays; '' if it has one."""
+  found = _found(call)
+  return found if isinstance(found, str) else ''
+
+
+def _found(call: Call) -> Signature | str:
+  """The signature of a call that has a machine loop, or why it has none."""
   if jax.default_backend() != 'cpu':
     return f'the arrays are on {jax.default_backend()}, where XLA fuses a step'
   if reason := native.available():
     return reason
   try:
-    loop_of(signature_of(call))
+    signature = signature_of(call)
+    loop_of(signature)
   except Unserved as e:
     return str(e)
-  return ''
+  return signature
 
 
 def signature_of(call: Call) -> Signature:
@@ -157,13 +164,12 @@ def signature_of(call: Call) -> Signature:
 
 
 def _served(call: Call, mode: Mode) -> Signature | None:
-  """The signature of a call that has a machine loop."""
-  reason = why_not(call)
-  if not reason:
-    return signature_of(call)
-  g = call.arrays[0]
+  """The signature of a call that has a machine loop, None if it has none; where there must be one, an error."""
+  found, g = _found(call), call.arrays[0]
+  if not isinstance(found, str):
+    return found
   if mode == 'native' and 0 not in g.shape:
-    raise ValueError(f"execution 'native' cannot run the step of an array {g.dtype}{list(g.shape)}: {reason}.")
+    raise ValueError(f"execution 'native' cannot run the step of an array {g.dtype}{list(g.shape)}: {found}.")
   return None
 
 

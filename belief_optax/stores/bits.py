@@ -17,7 +17,7 @@ import numpy as np
 
 # The bits of float32 numbers, which order positive numbers as the numbers themselves. Integers are compared because
 # XLA:CPU's float minimum, maximum and their reductions may lose a NaN.
-_TINY = np.uint32(0x00800000)  # the least number that XLA does not flush to 0
+TINY = np.uint32(0x00800000)  # the least number that XLA does not flush to 0
 _TOP = np.uint32(0x7F000000)  # 2^127: rounding up never reaches infinity
 INFINITY = np.uint32(0x7F800000)
 NAN = np.uint32(0x7FC00000)  # far from the NaN whose next number would be -0
@@ -69,7 +69,7 @@ def cut(x: jax.Array, drop: int, r: jax.Array) -> jax.Array:
 
 def cut_positive(x: jax.Array, drop: int, r: jax.Array) -> jax.Array:
   """The same of x >= 0, as averages of squares are; no code means 0. A negative number becomes a NaN."""
-  return _cut(jnp.maximum(bits_of(x), _TINY), drop, r)
+  return _cut(jnp.maximum(bits_of(x), TINY), drop, r)
 
 
 def _cut(size: jax.Array, drop: int, r: jax.Array) -> jax.Array:

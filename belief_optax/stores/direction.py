@@ -1,9 +1,9 @@
-r"""A mean as a direction and a second moment as a logarithm: 8 bits each, of one element alone.
+r"""A mean as a direction, and the root of a second moment as a float of few bits: 16 bits of one element alone.
 
 The mean of a small gradient beside a large one needs a scale of its own. The root of its second moment is that scale,
 and it is kept anyway. So one word of 16 bits holds
 
-.. math:: r = m / \sqrt{v} \in [-7.5, 7.5] \text{ in 7 bits}, \qquad \log_2 v \text{ in 9 bits, 4 codes per octave}
+.. math:: r = m / \sqrt{v} \in [-7.5, 7.5] \text{ in 7 bits}, \qquad \sqrt{v} \text{ in 9 bits, 8 codes per octave}
 
 where v is the second moment AS IT IS KEPT, so that the mean has the error of r alone. Nothing here is transcendental:
 both codes come from the bits of a float.
@@ -73,23 +73,23 @@ class Int8(Packed16):
   r"""Keeps a mean and a second moment in ONE uint16, 8 bits each: 2 bytes per parameter for both.
 
   The mean m is kept as r = m / sqrt(v), relative to the second moment v as it is kept: a sign and 6 bits that are fine
-  near 0 and reach to 7.5. The second moment has 4 codes per factor of 2, from 2^-80 to 2^46. Each element
-  is on its own: arrays of any shape and size are coded, and every sharding is local.
+  near 0 and reach to 7.5. The second moment has 4 codes per factor of 2, from 2^-80 to 2^46. Each element is on its
+  own: arrays of any shape and size are coded, and every sharding is local.
 
   - No step of Adam or AdaBelief is longer than 7.5 learning rates, whatever the codes hold: |m| <= 7.5 sqrt(v), and the
     bias correction makes that less as long as b2 > 1 - (1 - b1)^2. Exact arithmetic has no such bound for AdaBelief: a
     constant gradient drives |m| / sqrt(v) up to |g| / sqrt(eps). Where it is clipped, the mean is 12 - 20 % too small,
     and the second moment, which sees that as a residual, settles near (g / 9)^2.
-  - A single direction has a root mean square error of 15 % at b1 = 0.9, whatever the other elements are: 13 % come from
-    the second moment and 7 % from r. It has no bias, so it averages out over the steps. Where the mean is much smaller
-    than the gradients, as that of noise at b1 = 0.99, the error of r weighs more: 31 %.
-  - A running maximum (AMSGrad) finds the largest of what is off by 13 %: its steps become 8 % shorter in 4,000 steps
-    of noise and 13 - 20 % in 20,000.
+  - A single direction has a root mean square error of at most 15 % at b1 = 0.9, whatever the other elements are
+    (docs/precision.md). It has no bias, so it averages out over the steps. Where the mean is much smaller than the
+    gradients, as that of noise at b1 = 0.99, the relative error is larger.
+  - A running maximum (AMSGrad) finds the largest of values that are off by some percent, so its steps become shorter
+    than those of float32: keep the second moment of AMSGrad in `'packed16'`.
   - Gradients are bounded to 2^23 = 8.4e6 before they are averaged; those below 2^-40 = 9e-13 count as less than they
     are.
 
   A slot without a partner (the momentum of SGD, the second moment of RMSProp, the maximum of AMSGrad) has 2 bytes, as
-  in `Packed16`: in 8 bits of its own a momentum would have one digit, and the root of a second moment an error of 20 %.
+  in `Packed16`: in 8 bits of its own a momentum, which has no scale, would have hardly a digit.
 
   Attributes:
     min_size: smaller arrays are kept in float32.
@@ -139,7 +139,7 @@ class Int8(Packed16):
     if len(group) != 2:
       return super().decode(group, kept)
     word = kept[0].astype(jnp.uint32)
-    scale = word & _NAN
+    scale = word & np.uint32(2**9 - 1)
     w = bits.uncut(jnp.where(scale == _NAN, bits.NAN, bits.bits_of(root(scale))))
     size = from_direction_code(word >> 9 & 63) * w
     return jnp.where(word >> 15 == 1, -size, size), w * w

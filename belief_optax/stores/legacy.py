@@ -9,9 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from belief_optax.core import Recipe, Slot, State, compose
+from belief_optax.stores import bits
 from belief_optax.stores.base import unbundle
-
-TINY = float(np.finfo(np.float32).tiny)
 
 
 class Digits(NamedTuple):
@@ -63,7 +62,7 @@ def _read(group: tuple[Slot, ...], digits: Digits, word: jax.Array, tops: jax.Ar
 
 def _square(code: jax.Array, exponent: jax.Array, digits: Digits) -> jax.Array:
   below = (code.astype(jnp.float32) - (2**digits.bits - 1)) / digits.per_octave
-  return jnp.maximum(jnp.exp2(below + exponent), TINY)
+  return jnp.maximum(jnp.exp2(below + exponent), bits.uncut(bits.TINY))
 
 
 def _mean(code: jax.Array, exponent: jax.Array, digits: Digits) -> jax.Array:
