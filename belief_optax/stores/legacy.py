@@ -62,7 +62,7 @@ def _read(group: tuple[Slot, ...], digits: Digits, word: jax.Array, tops: jax.Ar
 
 def _square(code: jax.Array, exponent: jax.Array, digits: Digits) -> jax.Array:
   below = (code.astype(jnp.float32) - (2**digits.bits - 1)) / digits.per_octave
-  return jnp.maximum(jnp.exp2(below + exponent), bits.uncut(bits.TINY))
+  return jnp.maximum(jnp.exp2(below + exponent), bits.uncut(jnp.asarray(bits.TINY)))
 
 
 def _mean(code: jax.Array, exponent: jax.Array, digits: Digits) -> jax.Array:
