@@ -11,9 +11,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import jax.extend.core
+from jax.extend import core as jax_core
 
-Literal = jax.extend.core.Literal
+# JAX annotates the fields of a jaxpr differently from version to version.
+make_jaxpr: Any = jax.make_jaxpr
+ClosedJaxpr: Any = jax_core.ClosedJaxpr  # pyright: ignore[reportPrivateImportUsage]
+Literal = jax_core.Literal
 
 
 def second(rule: Callable[..., Any], arrays: tuple[Any, Any, dict[str, Any]], scalars: Sequence[Any]) -> Any:
@@ -35,7 +38,7 @@ def second(rule: Callable[..., Any], arrays: tuple[Any, Any, dict[str, Any]], sc
 def _second(rule: Callable[..., Any], structure: Any, avals: tuple[Any, ...]) -> Any:
   plain: Any = inspect.unwrap(rule)  # its equations, not one call of a jitted function
   flat = lambda *leaves: plain(*structure.unflatten(leaves))
-  closed = jax.make_jaxpr(flat)(*avals)
+  closed = make_jaxpr(flat)(*avals)
   jaxpr, (update, *new) = closed.jaxpr, closed.jaxpr.outvars
   first = structure.unflatten(range(len(avals)))[2]
   places = [first[key] for key in sorted(first)]
@@ -56,5 +59,5 @@ def _second(rule: Callable[..., Any], structure: Any, avals: tuple[Any, ...]) ->
   if needed - made - {*invars} - {*jaxpr.constvars}:
     return None
   jaxpr = jaxpr.replace(invars=invars, eqns=equations[::-1])
-  run = jax.jit(jax.extend.core.jaxpr_as_fun(jax.extend.core.ClosedJaxpr(jaxpr, closed.consts)))
+  run = jax.jit(jax_core.jaxpr_as_fun(ClosedJaxpr(jaxpr, closed.consts)))
   return lambda *args: run(*jax.tree.leaves(args))[0]

@@ -271,7 +271,7 @@ class _Writer:
       return np.full(_small(shape), _element(self.convert(dtype, i)))
     column = np.empty(shape[axis], object)
     column[:] = [Value(literal(k, dtype), dtype) for k in range(shape[axis])]
-    return np.broadcast_to(np.expand_dims(column, [a for a in range(len(shape)) if a != axis]), _small(shape))
+    return np.broadcast_to(np.expand_dims(column, tuple(a for a in range(len(shape)) if a != axis)), _small(shape))
 
   # Instructions.
 
