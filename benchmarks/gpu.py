@@ -10,6 +10,7 @@ round, medians with quartiles. torch takes part where it is installed for the sa
 """
 
 import argparse
+import functools
 import json
 import math
 import pathlib
@@ -49,7 +50,7 @@ CONTENDERS: dict[str, tuple[Callable[[], Any], str]] = {
   base.ADAM: (lambda: optax.adam(LR), 'float32'),
   'optax.adamw': (lambda: optax.adamw(LR, weight_decay=DECAY), 'float32'),
 }
-PEERS = (base.BELIEF, base.ADAM, 'torch AdamW, fused')
+PEERS = (base.BELIEF, base.ADAM, base.TORCH)
 TREES: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {  # of the whole run, and of a smoke test
   **{f'{n} of 4096 x 1024': (lambda n=n: matrices(n, 4096, 1024), lambda n=n: matrices(n, 16, 8)) for n in (1, 4, 12)},
   '100M in 8 arrays': (lambda: base.flat_tree(100_000_000, 8), lambda: base.flat_tree(4096, 8)),
@@ -95,9 +96,7 @@ def measured(shapes: Any, rounds: int, seconds: float) -> dict[str, Any]:
     moved = base.nbytes(grads) + 2 * (base.nbytes(params) + base.nbytes(state))
     rows[name] = {'bytes': moved, 'compile_s': time.perf_counter() - begin, **base.program_facts(program, shapes)}
     runs[name] = repeated(program, [params, state], grads)
-  floor = rows['adabelief']['bytes']
-  swept = [jnp.zeros(math.ceil(x.size * floor / 8 / base.count(shapes))) for x in jax.tree.leaves(shapes)]
-  sweep = jax.jit(lambda xs: [x + 1 for x in xs], donate_argnums=0).lower(swept).compile()
+  sweep, swept = base.in_place_pass(shapes, rows['adabelief']['bytes'] / base.count(shapes))
   rows[COPY], runs[COPY] = {'bytes': 2 * base.nbytes(swept)}, repeated(lambda xs: [sweep(xs)], [swept])
   for name, run in torch_runs(shapes, times).items():
     rows[name], runs[name] = {'bytes': 28 * base.count(shapes)}, run
@@ -122,7 +121,8 @@ def torch_runs(shapes: Any, times: dict[str, int]) -> dict[str, Callable[[], dic
   if jax.default_backend() == 'gpu' and not torch.cuda.is_available():
     return {}
   inner = lambda: times['inner']
-  return {f'torch AdamW, {how}': base.torch_run(shapes, inner, **{how: True}) for how in ('fused', 'foreach')}
+  make = lambda how: functools.partial(base.adamw_of_torch, **{how: True})
+  return {f'torch AdamW, {how}': base.torch_run(shapes, inner, make(how)) for how in ('fused', 'foreach')}
 
 
 def markdown(report: dict[str, Any]) -> str:

@@ -51,7 +51,7 @@ CONTENDERS: dict[str, Callable[[], optax.GradientTransformation]] = {
 }
 QUICK = (OURS, 'belief_optax.adam', BELIEF, ADAM)
 PASS = 'in-place pass'
-TORCH = 'torch.optim.AdamW(fused=True)'
+TORCH = 'torch AdamW, fused'
 
 
 class Goal(NamedTuple):
@@ -267,16 +267,13 @@ def step_section(args: argparse.Namespace) -> dict[str, Any]:
     rows[name] = {'bytes_per_parameter': moved / count(grads), **program_facts(compiled, shapes)}
     runs[name] = repeated(compiled, [params, state], grads)
 
-  # The machine's own speed: x + 1 in place, over as many bytes (read plus written) as AdaBelief must move.
-  length = round(rows[OURS]['bytes_per_parameter'] / 8 * args.size / args.leaves)
-  swept = [jnp.zeros((length,)) for _ in range(args.leaves)]
-  sweep = jax.jit(lambda xs: [x + 1 for x in xs], donate_argnums=0).lower(swept).compile()
+  sweep, swept = in_place_pass(shapes, rows[OURS]['bytes_per_parameter'])
   rows[PASS] = {'bytes_per_parameter': 2 * nbytes(swept) / count(grads)}
   runs[PASS] = repeated(lambda xs: [sweep(xs)], [swept])
 
   if args.torch:
     rows[TORCH] = {'bytes_per_parameter': 28.0}
-    runs[TORCH] = torch_run(shapes, lambda: inner, fused=True)
+    runs[TORCH] = torch_run(shapes, lambda: inner, functools.partial(adamw_of_torch, fused=True))
 
   # Short steps (a GPU, a small tree) are timed several at a time, back to back as in training.
   inner = 1
@@ -301,8 +298,20 @@ def step_section(args: argparse.Namespace) -> dict[str, Any]:
   }
 
 
-def torch_run(shapes: Any, inner: Callable[[], int], **how: bool) -> Callable[[], dict[str, float]]:
-  """torch's AdamW on a tree of shapes, on the kind of device that JAX has if torch knows it too."""
+def in_place_pass(shapes: Any, bytes_per_parameter: float) -> tuple[Any, list[jax.Array]]:
+  """The machine's own speed: x + 1 in place over as many bytes, read plus written; compiled, and its arrays."""
+  swept = [jnp.zeros((math.ceil(bytes_per_parameter / 8 * x.size),)) for x in jax.tree.leaves(shapes)]
+  return jax.jit(lambda xs: [x + 1 for x in xs], donate_argnums=0).lower(swept).compile(), swept
+
+
+def adamw_of_torch(params: Any, **how: bool) -> Any:
+  import torch
+
+  return torch.optim.AdamW(params, lr=LR, weight_decay=DECAY, **how)
+
+
+def torch_run(shapes: Any, inner: Callable[[], int], make: Callable[[Any], Any]) -> Callable[[], dict[str, float]]:
+  """An optimizer of torch on a tree of shapes, on the kind of device that JAX has if torch knows it too."""
   import torch
 
   on_card = jax.default_backend() == 'gpu' and torch.cuda.is_available()
@@ -311,7 +320,7 @@ def torch_run(shapes: Any, inner: Callable[[], int], **how: bool) -> Callable[[]
   params = [torch.nn.Parameter(torch.randn(x.shape, device=device)) for x in jax.tree.leaves(shapes)]
   for p in params:
     p.grad = torch.randn_like(p)
-  optimizer = torch.optim.AdamW(params, lr=LR, weight_decay=DECAY, **how)
+  optimizer = make(params)
 
   def run() -> dict[str, float]:
     wait()

@@ -243,15 +243,33 @@ def test_unknown_section_is_a_clear_error(report, capsys):
   assert "argument --sections: invalid choice: 'sped'" in capsys.readouterr().err
 
 
-def test_the_machine_loop_is_measured_beside_xla(tmp_path):
+def test_a_step_is_measured_beside_its_peers(tmp_path):
   pytest.importorskip('llvmlite')
-  done = run('--quick', '--sections', 'updates', '--out', tmp_path, benchmark='native')
+  done = run('--quick', '--sections', '1000x1K', 'first', '--out', tmp_path, benchmark='peers')
   assert done.returncode == 0, done.stderr
-  (path,) = tmp_path.glob('native-*.json')
-  rows = json.loads(path.read_text())['sections']['updates']['rows']
-  assert {'adabelief, update + apply_updates, native', 'adabelief, XLA', ADAM, 'in-place pass'} == set(rows)
-  assert all(math.isfinite(n) and n > 0 for _, n in numbers(rows))
-  assert path.with_suffix('.md').read_text() == done.stdout[:-1]  # print ends the line
+  (path,) = tmp_path.glob('peers-*.json')
+  sections = json.loads(path.read_text())['sections']
+  contenders = {'adabelief, one loop', 'adabelief, by XLA', BELIEF, ADAM}
+  assert contenders | {'in-place pass'} <= set(sections['1000x1K']['rows'])
+  assert contenders == set(sections['first']['rows'])
+  assert all(math.isfinite(n) and n > 0 for _, n in numbers([section['rows'] for section in sections.values()]))
+  written = path.with_suffix('.md').read_text()
+  assert written == done.stdout[:-1]  # print ends the line
+  assert ('Not installed, not measured: ' in written) == ('adabelief-pytorch' not in sections['1000x1K']['rows'])
+
+
+def test_goals_of_the_peers_are_judged_by_the_median(monkeypatch):
+  monkeypatch.syspath_prepend(ROOT)
+  from benchmarks import peers
+
+  quartiles = lambda median: {'median': median, 'low': 0.0, 'high': 9.0}
+  rows = {peers.LOOP: {'ratio': {ADAM: quartiles(0.5)}, 'of_pass': quartiles(0.8)}}
+  assert peers.Goal('25M', peers.LOOP, ADAM, 0.5).judge(rows) == (f'/ {ADAM} <= 0.50', quartiles(0.5), True)
+  assert peers.Goal('25M', peers.LOOP, ADAM, 0.4).judge(rows)[2] is False
+  assert peers.Goal('25M', peers.LOOP, peers.base.PASS, 0.9).judge(rows)[2] is False
+  assert peers.Goal('25M', peers.LOOP, peers.FUSED, 1.0).judge(rows) is None  # it was not there
+  first = {peers.LOOP: {'ratio': {'first': {BELIEF: quartiles(0.1)}}}}
+  assert peers.Goal('first', peers.LOOP, BELIEF, 0.2).judge(first)[2] is True
 
 
 @pytest.mark.slow  # it compiles ten steps

@@ -37,7 +37,7 @@ def run(config, dtype):
 
 
 @functools.cache
-def _load(package, version, path):
+def load(package, version, path):
   """`module:name` of one version of a package, whatever other version is imported under the same name."""
   module, name = path.split(':')
   root = module.split('.')[0]
@@ -92,7 +92,7 @@ def _torch_steps(config, dtype):
 
 
 def _torch_optimizer(config, params):
-  make = _load(config.package, config.version, config.optimizer)
+  make = load(config.package, config.version, config.optimizer)
   kwargs = dict(config.kwargs)
   if config.rates:
     kwargs[config.rate_name] = float(problem.RATES[config.rates][0])
@@ -100,7 +100,7 @@ def _torch_optimizer(config, params):
     return _bert_adam(make, params, **kwargs)
   if config.package != 'labml-nn':
     return make(params.values(), **kwargs)
-  decay = _load('labml-nn', config.version, 'labml_nn.optimizers:WeightDecay')
+  decay = load('labml-nn', config.version, 'labml_nn.optimizers:WeightDecay')
   optimizer = make(params.values(), **{**kwargs, 'weight_decay': decay(**kwargs.get('weight_decay', {}))})
   if config.preset == 'labml.adabelief' and not config.ours.get('as_released'):
     _as_documented(optimizer, config)
@@ -135,7 +135,7 @@ def _keras(config, dtype):
   number.FloatTensorLike = float  # all that version 0.1.0 takes from tensorflow_addons, which has no releases any more
   stubs = {**addons, number.__name__: number}
   with mock.patch.object(tf.keras.optimizers, 'Optimizer', legacy), mock.patch.dict(sys.modules, stubs):
-    make = _load(config.package, config.version, config.optimizer)
+    make = load(config.package, config.version, config.optimizer)
   optimizer = make(**config.kwargs)
   params = {name: tf.Variable(x, name=name) for name, x in problem.tree(problem.PARAMS.astype(dtype)).items()}
 
@@ -154,7 +154,7 @@ def _keras(config, dtype):
 
 def _graph(config, dtype):
   tf = _tensorflow().compat.v1
-  optimizer = _load(config.package, config.version, config.optimizer)(**config.kwargs)
+  optimizer = load(config.package, config.version, config.optimizer)(**config.kwargs)
   with tf.Graph().as_default(), tf.Session() as session:
     arrays = problem.tree(problem.PARAMS.astype(dtype))
     params = {name: tf.get_variable(name, initializer=x, use_resource=True) for name, x in arrays.items()}
@@ -185,5 +185,5 @@ def _optax(config, dtype):
   old = {'tree_map': jax.tree.map, 'tree_multimap': jax.tree.map}
   annotation = mock.patch.object(jnp, 'DeviceArray', jax.Array, create=True)
   with annotation, mock.patch.multiple(jax, **old, create=True):
-    tx = recipe(config, _load(config.package, config.version, config.optimizer))
+    tx = recipe(config, load(config.package, config.version, config.optimizer))
     return scan([tx], dtype, config.complex_)[0]

@@ -218,7 +218,7 @@ def worst(actual, expected):
   ids=['adam', 'adabelief'],
 )
 def test_a_net_goes_on(make_net, peer, tx):
-  make = functools.partial(peers._load(*peer), lr=0.02, eps=1e-3)
+  make = functools.partial(peers.load(*peer), lr=0.02, eps=1e-3)
   net = torch_net()
   optimizer = make(net.named_parameters())
   params, layers, forward = make_net()
