@@ -47,23 +47,24 @@ class Jax(NamedTuple):
   step: Callable[[Any], Callable[..., Any]] = base.make_step
   mode: Mode = 'xla'
 
-  def compiled(self, shapes: Any) -> Any:
+  def compiled(self, shapes: Any, inner: int) -> Any:
     tx = self.make()
+    step = _repeated(self.step(tx), inner)
     with use(self.mode):
-      return jax.jit(self.step(tx), donate_argnums=(0, 1)).lower(shapes, self.state(tx, shapes), shapes).compile()
+      return jax.jit(step, donate_argnums=(0, 1)).lower(shapes, self.state(tx, shapes), shapes).compile()
 
   @staticmethod
   def state(tx: Any, shapes: Any) -> Any:
     return jax.eval_shape(tx.init, shapes)
 
-  def run(self, shapes: Any, grads: Any) -> tuple[Run, int]:
+  def run(self, shapes: Any, grads: Any, inner: int) -> tuple[Run, int]:
     """A step, and the bytes that it must move: it reads the gradients, and reads and writes the rest."""
-    program, params = self.compiled(shapes), base.filled(shapes, 1)
+    program, params = self.compiled(shapes, inner), base.filled(shapes, 1)
     data = [params, self.make().init(params)]
 
     def run() -> dict[str, float]:
       seconds, data[:] = base.timed(lambda: program(*data, grads))
-      return {'step': seconds}
+      return {'step': seconds / inner}
 
     return run, base.nbytes(grads) + 2 * base.nbytes(data)
 
@@ -81,13 +82,20 @@ class Jax(NamedTuple):
     return run
 
 
+def _repeated(step: Callable[..., Any], inner: int) -> Callable[..., Any]:
+  """Several steps as one program."""
+  if inner == 1:
+    return step
+  return lambda *data_grads: jax.lax.fori_loop(0, inner, lambda _, data: step(*data, *data_grads[2:]), data_grads[:2])
+
+
 class Torch(NamedTuple):
   """An optimizer of torch: parameters -> optimizer. It has no other way than the eager one."""
 
   make: Callable[[Any], Any]
 
-  def run(self, shapes: Any, grads: Any) -> tuple[Run, int]:
-    return self.eager(shapes, grads), 7 * base.nbytes(grads)
+  def run(self, shapes: Any, grads: Any, inner: int) -> tuple[Run, int]:
+    return base.torch_run(shapes, lambda: inner, self.make), 7 * base.nbytes(grads)
 
   def eager(self, shapes: Any, grads: Any) -> Run:
     del grads
@@ -166,6 +174,7 @@ class Tree(NamedTuple):
   shapes: Callable[[], Any]
   tiny: Callable[[], Any]
   eager: bool = False
+  inner: int = 1  # steps of a program
 
   def measure(self, args: argparse.Namespace) -> dict[str, Any]:
     shapes = self.tiny() if args.quick else self.shapes()
@@ -175,20 +184,20 @@ class Tree(NamedTuple):
       if self.eager:
         runs[name] = one.eager(shapes, grads)
       else:
-        runs[name], needed[name] = one.run(shapes, grads)
+        runs[name], needed[name] = one.run(shapes, grads, self.inner)
     if not self.eager:
-      runs[base.PASS], needed[base.PASS] = _pass(shapes)
+      runs[base.PASS], needed[base.PASS] = _pass(shapes, self.inner)
     sampler = base.Sampler('step', runs, args.rounds, 2)
     rows = {name: _row(sampler, runs, name, needed) for name in runs}
     return {'parameters': base.count(shapes), 'arrays': len(jax.tree.leaves(shapes)), 'rows': rows} | _of(sampler)
 
 
-def _pass(shapes: Any) -> tuple[Run, int]:
-  sweep, swept = base.in_place_pass(shapes, 28)
+def _pass(shapes: Any, inner: int) -> tuple[Run, int]:
+  sweep, swept = base.in_place_pass(shapes, 28, inner)
 
   def run() -> dict[str, float]:
     seconds, swept[:] = base.timed(lambda: sweep(swept))
-    return {'step': seconds}
+    return {'step': seconds / inner}
 
   return run, 2 * base.nbytes(swept)
 
@@ -264,6 +273,7 @@ SECTIONS: dict[str, Tree | First] = {
   '100M': Tree(CORE, flat(100_000_000, 8), TINY),
   'transformer': Tree(tuple(ALL), transformer(256, 4096), TINY),
   '1000x1K': Tree(SMALL, flat(1024 * 1000, 1000), TINY),
+  '1000x1K in one program': Tree(SMALL, flat(1024 * 1000, 1000), TINY, inner=20),
   '10000x1K': Tree((LOOP, base.ADAM, FUSED, 'torch AdamW, foreach'), flat(1024 * 10_000, 10_000), TINY),
   'first': First((LOOP, XLA, base.BELIEF, base.ADAM), transformer(256, 4096), TINY),
   'eager': Tree((UPDATES, *OPTAX, *TORCH, *PACKAGES), transformer(64, 1024), TINY, eager=True),
@@ -274,6 +284,7 @@ ABOUT = {
   '100M': 'A step, jitted and donated',
   'transformer': 'A step of a GPT-like tree',
   '1000x1K': 'A step of 1,000 small arrays',
+  '1000x1K in one program': 'The same, 20 steps in one program: without the arrays that enter and leave it',
   '10000x1K': 'A step of 10,000 small arrays',
   'first': 'The time to the first step: trace, lower, compile and run, from empty caches',
   'eager': '`tx.update` outside of jit, and torch',
@@ -310,6 +321,7 @@ GOALS = (
   Goal('25M', UPDATES, base.ADAM, 0.85),
   Goal('transformer', LOOP, base.BELIEF, 0.35),
   Goal('1000x1K', LOOP, base.BELIEF, 0.35),
+  Goal('1000x1K in one program', LOOP, base.BELIEF, 0.35),
   Goal('first', LOOP, base.BELIEF, 0.20),
 )
 

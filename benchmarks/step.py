@@ -298,10 +298,12 @@ def step_section(args: argparse.Namespace) -> dict[str, Any]:
   }
 
 
-def in_place_pass(shapes: Any, bytes_per_parameter: float) -> tuple[Any, list[jax.Array]]:
+def in_place_pass(shapes: Any, bytes_per_parameter: float, inner: int = 1) -> tuple[Any, list[jax.Array]]:
   """The machine's own speed: x + 1 in place over as many bytes, read plus written; compiled, and its arrays."""
   swept = [jnp.zeros((math.ceil(bytes_per_parameter / 8 * x.size),)) for x in jax.tree.leaves(shapes)]
-  return jax.jit(lambda xs: [x + 1 for x in xs], donate_argnums=0).lower(swept).compile(), swept
+  sweep = lambda xs: [x + 1 for x in xs]
+  passes = sweep if inner == 1 else lambda xs: jax.lax.fori_loop(0, inner, lambda _, ys: sweep(ys), xs)
+  return jax.jit(passes, donate_argnums=0).lower(swept).compile(), swept
 
 
 def adamw_of_torch(params: Any, **how: bool) -> Any:

@@ -245,7 +245,9 @@ def test_unknown_section_is_a_clear_error(report, capsys):
 
 def test_a_step_is_measured_beside_its_peers(tmp_path):
   pytest.importorskip('llvmlite')
-  done = run('--quick', '--sections', '1000x1K', 'first', '--out', tmp_path, benchmark='peers')
+  done = run(
+    '--quick', '--sections', '1000x1K', '1000x1K in one program', 'first', '--out', tmp_path, benchmark='peers'
+  )
   assert done.returncode == 0, done.stderr
   (path,) = tmp_path.glob('peers-*.json')
   sections = json.loads(path.read_text())['sections']
