@@ -1,6 +1,6 @@
 """Adaptive-moment optimizers for JAX, each a short list of lines: AdaBelief and its family."""
 
-from belief_optax import core, execution, stores
+from belief_optax import core, diagnostics, execution, stores
 from belief_optax.conversions import eps_for_floor, floor_of, matched_learning_rate
 from belief_optax.core import (
   Leaf,
@@ -97,6 +97,7 @@ __all__ = [
   'convert_state',
   'core',
   'decode_state',
+  'diagnostics',
   'eps_for_floor',
   'execution',
   'first_moment',

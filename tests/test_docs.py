@@ -9,17 +9,18 @@ import pytest
 from preset_functions import PRESETS
 
 import belief_optax as bo
-from belief_optax import formulas, interop, presets, sharding, stores
+from belief_optax import diagnostics, formulas, interop, presets, sharding, stores
 
 
 def _public():
-  """What users call: of the package, stores, presets with the classes that they take, sharding and interop."""
+  """What users call: of the package, stores, presets with the classes they take, sharding, diagnostics, interop."""
   classes = {'presets.DialectWarning': presets.DialectWarning, 'presets.labml.WeightDecay': presets.labml.WeightDecay}
   callables = lambda module: ((name, x) for name in module.__all__ if callable(x := getattr(module, name)))
   names = {f'bo.{name}': x for name, x in callables(bo)}
   names |= {f'stores.{name}': x for name, x in callables(stores) if inspect.isclass(x) or inspect.isfunction(x)}
   names |= {f'presets.{name}': preset for name, preset in PRESETS.items()} | classes
   names |= {f'sharding.{name}': getattr(sharding, name) for name in sharding.__all__}
+  names |= {f'diagnostics.{name}': getattr(diagnostics, name) for name in diagnostics.__all__}
   return names | {f'interop.{name}': getattr(interop, name) for name in interop.__all__}
 
 

@@ -105,7 +105,7 @@ class Line:
   @property
   def name(self) -> str:
     """The name of its piece."""
-    return _snake(type(self).__name__)
+    return snake(type(self).__name__)
 
   def fields(self) -> dict[str, Any]:
     return {f.name: getattr(self, f.name) for f in _fields(self)}
@@ -189,6 +189,6 @@ def comparable(value: Any) -> Any:
   return type(value), id(value)
 
 
-def _snake(name: str) -> str:
+def snake(name: str) -> str:
   """FirstMoment -> first_moment."""
   return re.sub(r'(?<=[a-z0-9])(?=[A-Z])', '_', name).lower()
