@@ -37,12 +37,13 @@ from rich.progress import track
 
 import belief_optax as bo
 from belief_optax import sharding
+from belief_optax.sharding.budget import SPLITS, LayoutName, bytes_of_state
 from benchmarks.precision import listed
 from benchmarks.step import count, describe_machine, nbytes, table
 from examples._common import COLORS, directory, save
 
 ROOT = pathlib.Path(__file__).parents[1]
-FLOAT, COUNT = 4, 4  # bytes of a parameter, bytes of the number of steps
+FLOAT = 4  # bytes of a parameter
 MEMORY = 80e9  # bytes of a device
 DEVICES = (8, 64, 512)
 
@@ -78,32 +79,41 @@ TREES = {
   '70B': Model(80, 8192, 28_672, 1024),
 }
 TINY = {'tiny': Model(8, 128, 512, 128, vocabulary=1024, min_size=4096)}
-STORES = {'float32': 8.0, 'bfloat16': 4.0, 'packed16': 4.0, 'int8': 2.0}  # B/parameter
+STORES = {
+  name: bytes_of_state(bo.adabelief(1e-3, store=name))[0] for name in ('float32', 'bfloat16', 'packed16', 'int8')
+}
 Step = Callable[[Any, Any, Any], tuple[Any, Any]]  # of parameters, state and gradients: parameters and state
 
 
 class Layout(NamedTuple):
   title: str
   meaning: str
-  split_params: bool = False
-  split_state: bool = True
+  kind: LayoutName
   passes: int = 0  # of the bytes of all parameters over the wire in a step, on paper; times (n - 1) / n
   model_passes: int = 0  # what the model itself communicates beside it
+
+  @property
+  def split_params(self) -> bool:
+    return SPLITS[self.kind].params
+
+  @property
+  def split_state(self) -> bool:
+    return SPLITS[self.kind].state
 
 
 LAYOUTS = {
   'plain': Layout(
     'plain',
     'parameters and state on every device; under `jax.jit` the mean of the gradients',
-    split_state=False,
+    'plain',
     passes=2,
   ),
-  'zero1-jit': Layout('ZeRO-1, jit', '`sharding.zero1` under `jax.jit`; parameters on every device', passes=3),
-  'zero1-shard_map': Layout('ZeRO-1, shard_map', 'the same value inside `jax.shard_map`', passes=2),
+  'zero1-jit': Layout('ZeRO-1, jit', '`sharding.zero1` under `jax.jit`; parameters on every device', 'zero1', passes=3),
+  'zero1-shard_map': Layout('ZeRO-1, shard_map', 'the same value inside `jax.shard_map`', 'zero1', passes=2),
   'fsdp': Layout(
     'FSDP',
     'parameters, gradients and state split in the largest dimension that the devices divide',
-    split_params=True,
+    'fsdp',
     model_passes=3,
   ),
 }
@@ -198,8 +208,8 @@ def collectives(program: str, n: int) -> dict[str, dict[str, float]]:
 def on_paper(parameters: int, n: int, layout: str, store: str) -> dict[str, float]:
   """Bytes per device if every array were coded and split: what a formula per parameter says."""
   how, whole = LAYOUTS[layout], FLOAT * parameters * (n - 1) / n
-  state = STORES[store] * parameters / (n if how.split_state else 1) + COUNT
-  return {'state': state, 'wire': how.passes * whole, 'model_wire': how.model_passes * whole}
+  of = sharding.budget(bo.adabelief(1e-3, store=store), parameters, n, how.kind)
+  return {'state': of.state, 'wire': how.passes * whole, 'model_wire': how.model_passes * whole}
 
 
 def excess(c: Case, n: int, layout: str, store: str) -> dict[str, float]:

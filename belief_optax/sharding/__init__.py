@@ -7,11 +7,13 @@ created: zeros do not depend on the parameters, so a plain `jax.jit(tx.init)` pu
   `abstract_state` describes it for a restore. For parameters that are themselves split (FSDP) nothing else is needed.
 - `zero1` splits the state of parameters that are replicated (ZeRO, stage 1).
 - `local_params` and `mean_gradients` are for training steps inside `jax.shard_map`.
+- `budget` counts what a device has to hold, before there is one.
 - Shardings with a memory kind put the state into host memory: see `init_sharded`.
 
 JAX does the work: `jax.jit` with `NamedSharding`, or `jax.shard_map`.
 """
 
+from belief_optax.sharding.budget import Budget, budget
 from belief_optax.sharding.placement import (
   abstract_state,
   init_sharded,
@@ -21,4 +23,13 @@ from belief_optax.sharding.placement import (
 )
 from belief_optax.sharding.zero1 import zero1
 
-__all__ = ['abstract_state', 'init_sharded', 'local_params', 'mean_gradients', 'state_shardings', 'zero1']
+__all__ = [
+  'Budget',
+  'abstract_state',
+  'budget',
+  'init_sharded',
+  'local_params',
+  'mean_gradients',
+  'state_shardings',
+  'zero1',
+]
