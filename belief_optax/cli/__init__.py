@@ -1,11 +1,12 @@
 """The command line: `belief-optax`, or `python -m belief_optax`.
 
 Each command is a module with `add(commands)`, which declares its options, and `run(arguments)`, which returns an
-`Answer`. This is the only place that prints, and that turns an error into a sentence and an exit code: 0 if all is well, 1 if a
-command has found a problem, 2 if it was called in a wrong way.
+`Answer`. This is the only place that prints, and that turns an error into a sentence and an exit code: 0 if all is
+well, 1 if a command has found a problem, 2 if it was called in a wrong way.
 """
 
 import argparse
+import functools
 import sys
 from collections.abc import Sequence
 
@@ -15,6 +16,7 @@ from belief_optax.cli.answer import Misuse, show
 COMMANDS = (describe, plan, doctor)
 
 
+@functools.cache
 def parser() -> argparse.ArgumentParser:
   """All commands with their options."""
   import belief_optax as bo

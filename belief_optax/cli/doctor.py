@@ -36,7 +36,7 @@ def add(commands: Any) -> None:
     'doctor',
     help='versions, devices, the execution in force, donation, and a self-check of what XLA compiles here',
     description='Versions, devices, the execution in force, whether donation works, and a self-check: the first steps '
-    "of each optimizer, compiled here, against its equations in NumPy's float64. The exit code is 1 if something is off.",
+    "of each optimizer, compiled here, against its equations in NumPy's float64. Exit code 1 if something is off.",
   )
   parser.add_argument(
     '--seconds', type=_seconds, default=10.0, metavar='S', help='no row of the self-check begins later (default: 10)'
