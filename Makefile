@@ -12,7 +12,7 @@ INSTALL := pip install --quiet --disable-pip-version-check --no-compile
 # The tests of a file run in one process: they share compiled steps.
 PYTEST := -m pytest -n 2 --dist loadfile -q
 
-.PHONY: demo test test-all test-third lint test-newest test-oldest test-full test-oldest-full test-slow parity record ledger
+.PHONY: demo docs test test-all test-third lint test-newest test-oldest test-full test-oldest-full test-slow parity record ledger
 .PHONY: bench bench-peers bench-gpu bench-precision format clean
 
 demo: $(VENV)/.examples
@@ -83,6 +83,11 @@ bench-gpu: $(VENV)/.dev
 
 bench-precision: $(VENV)/.dev
 	$(PY) -m benchmarks.precision
+
+# The site, in out/site: without a network, and a warning is an error.
+docs: $(VENV)/.docs
+	PYTHONPATH=$(CURDIR) JAX_PLATFORMS=cpu NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --quiet
+	@echo 'open out/site/index.html'
 
 format: $(VENV)/.dev
 	$(PY) tools/docstrings.py
