@@ -109,6 +109,26 @@ def test_docstrings_become_markdown():
   ]
 
 
+def test_the_navigation_has_what_is_there():
+  nav = site.navigation(
+    [{'A': 'index.md'}, {'O': 'optimizers'}, {'G': [{'S': 'start.md?'}, {'N': 'nowhere.md?'}, 'more']}]
+  )
+  assert nav[0] == {'A': 'index.md'}
+  assert [name for one in nav[1]['O'] for name in one] == ['All', *optimizers.__all__]
+  assert nav[2]['G'][0] == {'S': 'start.md'}
+  text = (ROOT / 'mkdocs.yml').read_text('utf-8')
+  assert {'nowhere.md'} & {file for one in nav[2]['G'] for file in one.values()} == set()
+  unnamed = {path.name for path in (ROOT / 'docs').glob('*.md') if path.name not in text}
+  assert {file for one in nav[2]['G'][1:] for file in one.values()} == unnamed
+
+
+def test_the_home_page_is_the_readme_with_links_that_hold(pages):
+  assert site.home('[a](docs/start.md) [b](tests/README.md) [c](https://x.y) ![d](docs/digits_curves.png)') == (
+    '[a](start.md) b [c](https://x.y) ![d](digits_curves.png)'
+  )
+  assert pages['index.md'].startswith('# belief_optax\n')
+
+
 def test_formulas_become_mathml():
   pytest.importorskip('latex2mathml')
   page = site.mathml(r'<p><span class="arithmatex">\(b_1 &lt; |g|\)</span></p>')

@@ -341,6 +341,34 @@ def variants(function: Callable[..., Any], tx: Any) -> Iterable[tuple[str, str]]
 # All pages.
 
 
+def navigation(nav: list[dict[str, Any]]) -> list[dict[str, Any]]:
+  """The navigation of mkdocs.yml with what is found: `optimizers`, `reference`, `more`, and pages with a `?`."""
+  docs = ROOT / 'docs'
+  known = set(re.findall(r'\w+\.md', (ROOT / 'mkdocs.yml').read_text('utf-8')))
+  others = [path for path in sorted(docs.glob('*.md')) if path.name not in known]
+  found = {
+    'optimizers': [{'All': 'optimizers/index.md'}, *({name: f'optimizers/{name}.md'} for name in optimizers.__all__)],
+    'reference': [
+      {'All names': 'reference/index.md'},
+      *({f: f'reference/{f}.md'} for f in modules() if f != 'optimizers'),
+    ],
+    'more': [{path.read_text('utf-8').splitlines()[0].lstrip('# '): path.name} for path in others],
+  }
+
+  def entry(one: Any) -> list[Any]:
+    if isinstance(one, str):
+      return found[one]
+    ((name, what),) = one.items()
+    if isinstance(what, list):
+      return [{name: [x for inner in what for x in entry(inner)]}]
+    if what in found:
+      return [{name: found[what]}]
+    there = not what.endswith('?') or (docs / what[:-1]).exists()
+    return [{name: what.rstrip('?')}] if there else []
+
+  return [x for one in nav for x in entry(one)]
+
+
 def pages() -> dict[str, str]:
   """The generated pages, by path."""
   found = modules()
@@ -437,23 +465,8 @@ def spaced(math: str) -> str:
 
 
 def on_config(config: Any) -> Any:
-  """The navigation: `optimizers`, `reference` and `more` become what is found."""
-  found = modules()
-  known = set(re.findall(r'\w+\.md', (ROOT / 'mkdocs.yml').read_text('utf-8')))
-  others = sorted(path.name for path in (ROOT / 'docs').glob('*.md') if path.name not in known)
-  title = lambda path: re.search(r'^# (.*)', path.read_text('utf-8'), re.MULTILINE)[1]  # pyright: ignore[reportOptionalSubscript]
-  listed = {
-    'optimizers': [{'All': 'optimizers/index.md'}, *({n: f'optimizers/{n}.md'} for n in optimizers.__all__)],
-    'reference': [{'All names': 'reference/index.md'}, *({f: f'reference/{f}.md'} for f in found if f != 'optimizers')],
-  }
-  nav = []
-  for entry in config['nav']:
-    ((name, what),) = entry.items()
-    if isinstance(what, list):
-      rest = [{title(ROOT / 'docs' / other): other} for other in others]
-      what = [x for x in what if x != 'more'] + (rest if 'more' in what else [])
-    nav.append({name: listed.get(what, what) if isinstance(what, str) else what})
-  config['nav'] = nav
+  """The navigation."""
+  config['nav'] = navigation(config['nav'])
   return config
 
 
