@@ -1,12 +1,14 @@
 """The command line: what it answers, what it refuses, and that the doctor notices what is wrong."""
 
 import builtins
+import importlib.util
 import inspect
 import itertools
 import json
 import pathlib
 import subprocess
 import sys
+import types
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +19,7 @@ from reference import reference
 
 import belief_optax as bo
 from belief_optax import cli, diagnostics, sharding
-from belief_optax.cli import doctor, float64, numbers, signature
+from belief_optax.cli import compare, doctor, float64, numbers, signature
 from belief_optax.execution import ir
 from belief_optax.stores.base import STORES
 
@@ -269,6 +271,68 @@ def test_the_plan_is_a_table(call):
   assert [line.split() for line in out.splitlines() if line.split()[:1] == ['state']] == [['state', '7.45', '10.0%']]
   assert all(store in out for store in STORES)
   assert 'Fits: 90% of 80 GB.' in out
+
+
+# Compare: what is measured, and how, `test_comparison` says.
+
+
+@pytest.fixture
+def comparison(monkeypatch):
+  """A comparison that only notes what it is asked."""
+  asked = []
+
+  class Report:
+    as_dict = staticmethod(lambda: {'optimizers': ['sgd']})
+    markdown = staticmethod(lambda: '# Comparison')
+    table = staticmethod(lambda: 'a table')
+    notes = staticmethod(lambda: iter(['a note']))
+
+  def main(*args, **options):
+    asked.append((*args, options))
+    if args[1] == ['chess']:
+      raise ValueError("tasks must be of digits, got 'chess'.")
+    if args[3] == '/proc/no':
+      raise OSError('cannot write into /proc/no')
+    return Report()
+
+  monkeypatch.setitem(sys.modules, 'belief_optax.comparison', types.SimpleNamespace(main=main, __spec__=object()))
+  monkeypatch.setattr(cli, 'COMMANDS', (compare,))
+  cli.parser.cache_clear()
+  yield asked
+  cli.parser.cache_clear()
+
+
+def test_the_comparison_gets_what_is_asked(call, comparison):
+  assert answered(call, 'compare', 'sgd', 'optax:adam', '--on', 'digits', 'letters') == {'optimizers': ['sgd']}
+  assert call('compare', 'sgd', '--on', 'digits', '--full', '--out', 'x', '--workers', '2', '--resume')[1] == (
+    'a table\na note\n'
+  )
+  assert call('compare', 'sgd', '--on', 'digits', '--format', 'markdown')[1] == '# Comparison\n'
+  one = {'workers': 1, 'resume': False}
+  assert comparison == [
+    (['sgd', 'optax:adam'], ['digits', 'letters'], True, None, False, one),
+    (['sgd'], ['digits'], False, 'x', True, {'workers': 2, 'resume': True}),
+    (['sgd'], ['digits'], True, None, True, one),
+  ]
+
+
+@pytest.mark.usefixtures('comparison')
+@pytest.mark.parametrize(
+  ('argv', 'sentence'),
+  [
+    (('sgd', '--on', 'chess'), "error: tasks must be of digits, got 'chess'."),
+    (('sgd', '--on', 'digits', '--out', '/proc/no'), 'error: cannot write into /proc/no'),
+    (('sgd',), 'the following arguments are required: --on'),
+  ],
+)
+def test_a_comparison_that_cannot_be_is_a_sentence(call, argv, sentence):
+  code, out, err = call('compare', *argv)
+  assert (code, out) == (2, '')
+  assert sentence in err
+
+
+def test_compare_is_there_where_the_comparison_is():
+  assert (compare in cli.COMMANDS) == (importlib.util.find_spec('belief_optax.comparison') is not None)
 
 
 # Doctor.

@@ -10,10 +10,10 @@ import functools
 import sys
 from collections.abc import Sequence
 
-from belief_optax.cli import describe, doctor, plan
+from belief_optax.cli import compare, describe, doctor, plan
 from belief_optax.cli.answer import Misuse, show
 
-COMMANDS = (describe, plan, doctor)
+COMMANDS = (describe, plan, doctor, *((compare,) if compare.available() else ()))
 
 
 @functools.cache

@@ -45,13 +45,13 @@ class Answer:
 
   Attributes:
     data: for `--json`.
-    blocks: what a person reads: texts and tables, in order.
+    blocks: what a person reads, in order: texts, tables, and what rich can print.
     code: the exit code.
     texts: for other formats what makes the text, by the name of the format.
   """
 
   data: Mapping[str, Any]
-  blocks: Sequence[str | Table] = ()
+  blocks: Sequence[Any] = ()
   code: int = 0
   texts: Mapping[str, Callable[[], str]] = dataclasses.field(default_factory=dict)
 
@@ -78,13 +78,15 @@ def show(answer: Answer, form: str) -> None:
     for block in answer.blocks:
       if isinstance(block, str):
         print(block)
-      else:
+      elif isinstance(block, Table):
         _print_table(block)
+      else:
+        _console().print(block)
 
 
 def _print_table(table: Table) -> None:
   rich = needed_rich()
-  console = rich['Console'](file=sys.stdout, width=None if sys.stdout.isatty() else 120, highlight=False)
+  console = _console()
   rows = rich['Table'](box=rich['box'].SIMPLE_HEAD, show_header=any(table.header))
   for i, name in enumerate(table.header):
     rows.add_column(name, justify='right' if i and _is_number(table.rows, i) else 'left', overflow='fold')
@@ -94,6 +96,10 @@ def _print_table(table: Table) -> None:
   console.print(rows)
   if table.note:
     console.print(f'[dim]{rich["escape"](table.note)}[/]')
+
+
+def _console() -> Any:
+  return needed_rich()['Console'](file=sys.stdout, width=None if sys.stdout.isatty() else 120, highlight=False)
 
 
 def _is_number(rows: Sequence[Sequence[str]], column: int) -> bool:
