@@ -71,6 +71,12 @@ record: $(PARITY)/.peers
 ledger: $(PARITY)/.peers
 	PYTHONPATH=tests $(PARITY)/bin/python tests/parity/ledger.py
 
+# The site, in out/site: without a network, and a warning is an error.
+.PHONY: docs # which is a folder too
+docs: $(VENV)/.docs
+	PYTHONPATH=$(CURDIR) JAX_PLATFORMS=cpu NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --quiet
+	@echo 'open out/site/index.html'
+
 bench: $(VENV)/.dev
 	$(PY) -m benchmarks.step
 
@@ -83,11 +89,6 @@ bench-gpu: $(VENV)/.dev
 
 bench-precision: $(VENV)/.dev
 	$(PY) -m benchmarks.precision
-
-# The site, in out/site: without a network, and a warning is an error.
-docs: $(VENV)/.docs
-	PYTHONPATH=$(CURDIR) JAX_PLATFORMS=cpu NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --quiet
-	@echo 'open out/site/index.html'
 
 format: $(VENV)/.dev
 	$(PY) tools/docstrings.py

@@ -285,7 +285,6 @@ def comparison(monkeypatch):
     as_dict = staticmethod(lambda: {'optimizers': ['sgd']})
     markdown = staticmethod(lambda: '# Comparison')
     table = staticmethod(lambda: 'a table')
-    notes = staticmethod(lambda: iter(['a note']))
 
   def main(*args, **options):
     asked.append((*args, options))
@@ -305,7 +304,7 @@ def comparison(monkeypatch):
 def test_the_comparison_gets_what_is_asked(call, comparison):
   assert answered(call, 'compare', 'sgd', 'optax:adam', '--on', 'digits', 'letters') == {'optimizers': ['sgd']}
   assert call('compare', 'sgd', '--on', 'digits', '--full', '--out', 'x', '--workers', '2', '--resume')[1] == (
-    'a table\na note\n'
+    'a table\n'
   )
   assert call('compare', 'sgd', '--on', 'digits', '--format', 'markdown')[1] == '# Comparison\n'
   one = {'workers': 1, 'resume': False}

@@ -47,5 +47,5 @@ def run(arguments: argparse.Namespace) -> Answer:
   except (ImportError, OSError) as e:  # the extra is missing; the folder cannot be written
     raise Misuse(str(e)) from None
   if arguments.format == 'text':
-    return Answer({}, [report.table(), *report.notes()])
+    return Answer({}, [report.table()])  # which has the notes
   return Answer(report.as_dict(), texts={'markdown': report.markdown})
