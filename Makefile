@@ -12,8 +12,8 @@ INSTALL := pip install --quiet --disable-pip-version-check --no-compile
 # The tests of a file run in one process: they share compiled steps.
 PYTEST := -m pytest -n 2 --dist loadfile -q
 
-.PHONY: demo docs test test-all test-third lint test-newest test-oldest test-full test-oldest-full test-slow parity record ledger
-.PHONY: bench bench-peers bench-gpu bench-precision format clean
+.PHONY: demo test test-all test-third lint test-newest test-oldest test-full test-oldest-full test-slow parity record ledger
+.PHONY: bench bench-peers bench-gpu bench-precision bench-compare format clean
 
 demo: $(VENV)/.examples
 	$(PY) examples/digits.py
@@ -89,6 +89,9 @@ bench-gpu: $(VENV)/.dev
 
 bench-precision: $(VENV)/.dev
 	$(PY) -m benchmarks.precision
+
+bench-compare: $(VENV)/.dev
+	$(PY) -m benchmarks.compare
 
 format: $(VENV)/.dev
 	$(PY) tools/docstrings.py

@@ -27,10 +27,11 @@ import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 import optax
-import scipy.stats
 
 import belief_optax as bo
 from belief_optax import stores
+from belief_optax.comparison.networks import cross_entropy, perceptron
+from belief_optax.comparison.statistics import interval
 from benchmarks import step as timing
 from benchmarks.step import BELIEF, LR, count, spread, table
 from examples._common import COLORS, digits, directory, save
@@ -388,16 +389,6 @@ def layers(draw: np.random.Generator, *sizes: int) -> list[dict[str, np.ndarray]
   return [{'w': weights(draw, a, b), 'b': np.zeros(b, np.float32)} for a, b in itertools.pairwise(sizes)]
 
 
-def perceptron(p: Any, x: Any) -> jax.Array:
-  for layer in p[:-1]:
-    x = jax.nn.relu(x @ layer['w'] + layer['b'])
-  return x @ p[-1]['w'] + p[-1]['b']
-
-
-def cross_entropy(logits: jax.Array, labels: Any) -> jax.Array:
-  return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
-
-
 def digits_task() -> Task:
   images, labels, *test = map(np.asarray, digits())
 
@@ -502,12 +493,6 @@ def contest(task: Task, makers: dict[str, tuple[Callable[[Any], Any], str]]) -> 
     rows[name] = {'rate': task.rates[best], 'at_edge': best in (0, len(task.rates) - 1), 'figures': figures}
   facts = {'title': task.title, 'rates': task.rates, 'steps': task.steps, 'seeds': task.seeds}
   return {**facts, 'parameters': count(drawn[0]) // task.seeds, 'rows': rows}
-
-
-def interval(values: Sequence[float]) -> tuple[float, float]:
-  """The mean and half the width of its 95 % confidence interval."""
-  half = scipy.stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / len(values) ** 0.5
-  return float(np.mean(values)), float(half)
 
 
 def verdict(difference: tuple[float, float]) -> str:

@@ -34,6 +34,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 import belief_optax as bo
+from belief_optax.comparison.report import grid as table
 
 LR, DECAY = 1e-3, 0.01
 OURS, BELIEF, ADAM = 'belief_optax.adabelief', 'optax.adabelief', 'optax.adam'
@@ -423,12 +424,6 @@ def spread(q: dict[str, float], digits: int) -> str:
 
 def ratios(name: str, of: dict[str, dict[str, float]]) -> list[str]:
   return ['1' if name == peer else spread(of[peer], 2) for peer in (BELIEF, ADAM)]
-
-
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-  lines = ['| ' + ' | '.join(row) + ' |' for row in (header, *rows)]
-  lines.insert(1, '|' + ' --- |' + ' ---: |' * (len(header) - 1))
-  return '\n'.join(lines)
 
 
 def step_table(section: dict[str, Any]) -> str:

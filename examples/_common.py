@@ -8,17 +8,12 @@ import jax.numpy as jnp
 import matplotlib
 import numpy as np
 
+from belief_optax.comparison.colors import color_of
+
 matplotlib.use('Agg')  # draws into files; needs no screen
 
-# The colours of Okabe and Ito, which stay apart for colour-blind readers.
-COLORS = {
-  'AdaBelief': '#0072B2',
-  'Adam': '#D55E00',
-  'AdamW': '#E69F00',
-  'RAdam': '#CC79A7',
-  'RMSProp': '#56B4E9',
-  'SGD': '#009E73',
-}
+# The colors of the comparison, so that an optimizer has the same one everywhere.
+COLORS = {name: color_of(name) for name in ('AdaBelief', 'Adam', 'AdamW', 'RAdam', 'RMSProp', 'SGD')}
 
 matplotlib.rcParams.update(
   {
