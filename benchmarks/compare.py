@@ -66,7 +66,11 @@ def main(argv=None):
     publish(comparison.load(RESULTS))
     return 0
   folder = args.out or ROOT / 'out' / ('compare-quick' if args.quick else 'compare')
-  report = compare(args.pairs, args.quick, folder, workers=args.workers, resume=args.resume)
+  try:
+    report = compare(args.pairs, args.quick, folder, workers=args.workers, resume=args.resume)
+  except KeyboardInterrupt:
+    print(f'Stopped. Finished cells are in {folder / "cells"}: --resume goes on.', file=sys.stderr)
+    return 130
   if not args.quick and args.out is None:
     publish(comparison.load(RESULTS).updated(report) if RESULTS.exists() else report)
   from rich.console import Console

@@ -1,6 +1,7 @@
 """A cell is one optimizer on one task: tuned, then tested on other seeds and data. It is kept as one file of JSON."""
 
 import hashlib
+import importlib.metadata
 import json
 import os
 import pathlib
@@ -12,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from belief_optax import __version__
 from belief_optax.comparison.optimizers import Contender
 from belief_optax.comparison.statistics import basin
 from belief_optax.comparison.tasks.base import Task
@@ -28,6 +30,7 @@ def settings(task: Task, contender: Contender, rounds: int = ROUNDS) -> dict[str
   held = hashlib.sha256(b''.join(np.asarray(x).tobytes() for x in jax.tree.leaves((task.tune, task.test)))).hexdigest()
   return {
     'protocol': PROTOCOL,
+    'versions': {name: importlib.metadata.version(name) for name in ('jax', 'optax')} | {'belief_optax': __version__},
     'task': numbers,
     'held': held[:16],
     'optimizer': contender.name,

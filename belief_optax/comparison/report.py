@@ -382,7 +382,7 @@ LIMITS = """\
 - The schedule is the same for all. An optimizer that wants another one is not served.
 - The search takes the best of a few settings on few tuning seeds. A lucky setting can be chosen, for any optimizer.
 - Test data are the same for all test seeds. The intervals are over starts and batches, not over data sets.
-- The target of a task is one number. Steps to another target may order the optimizers in another way.
+- The target of a task is one number, from Adam or from a round figure. Steps to another one may give another order.
 - Steps are counted, not seconds."""
 
 
