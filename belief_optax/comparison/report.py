@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from belief_optax.comparison.statistics import Paired, paired
+from belief_optax.comparison.tasks import GROUPS
 from belief_optax.comparison.tune import BATCH, DECAYS, ROUNDS
 
 Figures = dict[str, Any]
@@ -266,6 +267,8 @@ class Page:
       'other data. All other options are the defaults'
       + (f', except {listed([f"`{name}({of})`" for name, of in fixed.items()])}.' if fixed else '.')
     )
+    if absent := [name for name in GROUPS['all'] if name not in self.report.tasks]:
+      yield f'**Not run: {listed(absent)}.** What follows says nothing of them.'
     yield f'![Score over steps and over learning rates]({self.figures["plot"]})'
 
   def leading(self) -> Iterator[str]:

@@ -22,7 +22,7 @@ class Task(NamedTuple):
     steps: the budget of one training.
     every: after how many steps the score is taken.
     seeds: tuning seeds for each setting. There are five times as many test seeds.
-    target: the score that "steps to target" refers to, fixed before any comparison. With held-out data it is 1.2 times
+    target: the score that "steps to target" refers to, fixed beforehand. With held-out data it is 1.2 times
       the best mean score of `optax.adam` without decay at the rates 1e-3, 3.16e-3, 1e-2, 3.16e-2 and 1e-1 over seeds
       from 5000 on, rounded; fits without noise have to come within a hundredth (root of 1e-4).
     init: key -> parameters.
