@@ -6,7 +6,7 @@
 
 Contenders are the steps of this package (one machine loop, and XLA's path), optax, torch's AdamW in its three forms,
 and the AdaBelief of adabelief-pytorch, pytorch_optimizer and timm. A package that is not installed is named as such.
-Figures go to `results/peers-<cores>.json`, from which the Markdown and the plot beside it are made. How it measures
+Figures go to `results/peers-<cores>.json`, from which the Markdown beside it and docs/speed.png are made. How it measures
 stands in `step.py`: a ratio is taken within a round, then its median with quartiles.
 """
 
@@ -151,7 +151,12 @@ PACKAGES: dict[str, Jax | Torch] = {
   'timm AdaBelief': Torch(package('timm', '1.0.31', 'timm.optim.adabelief:AdaBelief')),
 }
 ALL = {**OURS, **OPTAX, **TORCH, **PACKAGES}
-COLOURS = dict.fromkeys(OURS, '#0072B2') | dict.fromkeys(OPTAX, '#D55E00') | dict.fromkeys(TORCH, '#009E73')
+COLOURS = (
+  dict.fromkeys(OURS, '#0072B2')
+  | dict.fromkeys(OPTAX, '#D55E00')
+  | dict.fromkeys(TORCH, '#009E73')
+  | dict.fromkeys(PACKAGES, '#CC79A7')
+)
 PEERS = (base.BELIEF, base.ADAM, FUSED, OFFICIAL)
 CORE = (LOOP, PACKED, DIRECTION, XLA, base.BELIEF, base.ADAM, FUSED, OFFICIAL)
 
@@ -385,7 +390,7 @@ def _verdict(goal: Goal, sections: dict[str, Any]) -> str:
 
 
 def plot(section: dict[str, Any], path: pathlib.Path) -> None:
-  """A bar for each contender: its time in units of optax.adam's, on a logarithmic axis."""
+  """A point with its quartiles for each contender: its time in units of optax.adam's, on a logarithmic axis."""
   import matplotlib
 
   matplotlib.use('Agg')
@@ -396,8 +401,8 @@ def plot(section: dict[str, Any], path: pathlib.Path) -> None:
   figure, axes = plt.subplots(figsize=(8, 0.32 * len(names) + 1), layout='constrained')
   for y, name in enumerate(names):
     q, colour = ratio[name], COLOURS.get(name, '#999999')
-    axes.barh(y, q['median'], color=colour, height=0.7)
-    axes.plot([q['low'], q['high']], [y, y], color='black', linewidth=1)
+    axes.plot([q['low'], q['high']], [y, y], color=colour, linewidth=4, alpha=0.35, solid_capstyle='round')
+    axes.plot(q['median'], y, 'o', color=colour, markersize=7)
     axes.text(1.06 * q['high'], y, f'{q["median"]:.2f}', va='center', fontsize=9)
   axes.set_yticks(range(len(names)), names, fontsize=9)
   axes.set_xscale('log')
@@ -405,6 +410,8 @@ def plot(section: dict[str, Any], path: pathlib.Path) -> None:
   axes.minorticks_off()
   axes.set_xlim(left=0.4, right=1.6 * max(q['high'] for q in ratio.values()))
   axes.axvline(1, color='black', linewidth=0.6, linestyle=':')
+  axes.grid(axis='y', alpha=0.2)
+  axes.set_axisbelow(True)
   axes.set_xlabel(f'time of a step / {base.ADAM}, {section["parameters"] / 1e6:.0f}M float32 parameters, one run')
   for side in ('top', 'right'):
     axes.spines[side].set_visible(False)
@@ -424,6 +431,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
   parser.add_argument('--out', type=pathlib.Path, help='folder (benchmarks/results; with --quick: out)')
   args = parser.parse_args(argv)
   args.rounds = args.rounds or (3 if args.quick else 15)
+  measured = args.out is None and not args.quick
+  args.picture = pathlib.Path('docs/speed.png') if measured else (args.out or pathlib.Path('out')) / 'speed.png'
   args.out = args.out or pathlib.Path('out' if args.quick else 'benchmarks/results')
   if args.rounds < 3:
     parser.error(f'argument --rounds: quartiles need at least 3 rounds, got {args.rounds}')
@@ -453,8 +462,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     report['sections'] = {n: report['sections'][n] for n in SECTIONS if n in report['sections']}
     path.write_text(json.dumps(report, indent=1) + '\n')
     path.with_suffix('.md').write_text(markdown(report))
-  for name in set(args.sections) & {'1M', '25M', '100M', 'transformer'}:
-    plot(report['sections'][name], path.with_name(f'{path.stem}-{name}.png'))
+  if '25M' in args.sections:
+    plot(report['sections']['25M'], args.picture)
   print(markdown(report))
 
 
