@@ -6,8 +6,8 @@
 
 Contenders are the steps of this package (one machine loop, and XLA's path), optax, torch's AdamW in its three forms,
 and the AdaBelief of adabelief-pytorch, pytorch_optimizer and timm. A package that is not installed is named as such.
-Figures go to `results/peers-<cores>.json`, from which the Markdown beside it and docs/speed.png are made. How it measures
-stands in `step.py`: a ratio is taken within a round, then its median with quartiles.
+Figures go to `results/peers-<cores>.json`, from which the Markdown beside it and docs/speed.png are made. How it
+measures stands in `step.py`: a ratio is taken within a round, then its median with quartiles.
 """
 
 import argparse
