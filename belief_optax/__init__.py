@@ -1,6 +1,6 @@
 """Adaptive-moment optimizers for JAX, each a short list of lines: AdaBelief and its family."""
 
-from belief_optax import core, diagnostics, execution, stores
+from belief_optax import core, diagnostics, execution, guards, stores
 from belief_optax.conversions import eps_for_floor, floor_of, matched_learning_rate
 from belief_optax.core import (
   Leaf,
@@ -19,6 +19,7 @@ from belief_optax.core import (
   ranges,
   when,
 )
+from belief_optax.guards import accumulate, skip_unhealthy
 from belief_optax.one_pass import step
 from belief_optax.optimizers import (
   adabelief,
@@ -45,6 +46,8 @@ from belief_optax.pieces import (
   cautious,
   centered_moment,
   centralize,
+  clip_by_rms,
+  clip_direction,
   complex_as_reals,
   first_moment,
   heavy_ball,
@@ -74,6 +77,7 @@ __all__ = [
   'Recipe',
   'Slot',
   'State',
+  'accumulate',
   'accumulate_squares',
   'adabelief',
   'adagrad',
@@ -92,6 +96,8 @@ __all__ = [
   'cautious',
   'centered_moment',
   'centralize',
+  'clip_by_rms',
+  'clip_direction',
   'complex_as_reals',
   'compose',
   'convert_state',
@@ -102,6 +108,7 @@ __all__ = [
   'execution',
   'first_moment',
   'floor_of',
+  'guards',
   'heavy_ball',
   'hyper',
   'lazy_rows',
@@ -128,6 +135,7 @@ __all__ = [
   'scale_by_learning_rate',
   'second_moment',
   'sgd',
+  'skip_unhealthy',
   'state_bytes',
   'step',
   'stores',

@@ -13,9 +13,9 @@ def step(
 ) -> tuple[Any, Any]:
   """What `tx.update` and `optax.apply_updates` do, for any transformation.
 
-  A recipe of this package takes its step in one pass over memory. In an `optax.chain` that ends with one, what stands
-  before runs as it is. Everything else runs as usual. The arguments stand in the order of the results, so that a jitted
-  step that donates params and state copies nothing.
+  A recipe of this package takes its step in one pass over memory, inside `skip_unhealthy` and `accumulate` too. In an
+  `optax.chain` that ends with one, what stands before runs as it is. Everything else runs as usual. The arguments stand
+  in the order of the results, so that a jitted step that donates params and state copies nothing.
 
   Args:
     tx: the transformation.
@@ -50,6 +50,8 @@ def _without_extra(update: Callable[..., Any]) -> Callable[..., Any]:
 def _step(update: Callable[..., Any], params: Any, state: Any, grads: Any, extra: dict[str, Any]) -> tuple[Any, Any]:
   if isinstance(update, Update):
     return update.step(params, state, grads)
+  if hasattr(update, 'step'):  # a guard
+    return cast(Any, update).step(params, state, grads, **extra)
   links = links_of(update)
   if links and isinstance(state, tuple) and len(state) == len(links):
     *before, last = links

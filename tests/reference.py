@@ -6,7 +6,8 @@ Every line is the paper's, in the paper's (ill-conditioned) form; what it costs 
 
   Kingma and Ba, Adam, Algorithm 1. Zhuang et al., AdaBelief, Algorithm 2. Liu et al., RAdam, Algorithm 2.
   Reddi et al., AMSGrad, Algorithm 2. Dozat, NAdam, Algorithm 2. Loshchilov and Hutter, AdamW, Algorithm 2.
-  Graves, eq. 38-45 (centered RMSProp). Duchi et al., Adagrad. Sutskever et al., momentum, eq. 1-4.
+  Wortsman et al., StableAdamW, Algorithm 2. Graves, eq. 38-45 (centered RMSProp). Duchi et al.,
+  Adagrad. Sutskever et al., momentum, eq. 1-4.
 """
 
 import decimal
@@ -42,7 +43,7 @@ def reference(name, grads, params=0.0, learning_rate=1.0, weight_decay=None, wei
 
 def adaptive(
   grads, *, b1, b2, eps, eps_root=0.0, eps_stored=0.0, residual=None, max_of=None, nesterov=False, correct_mu=True,
-  correct_nu=True, eps_scaled=False, rectify=False, threshold=5.0, degenerate_to_sgd=False,
+  correct_nu=True, eps_scaled=False, rectify=False, threshold=5.0, degenerate_to_sgd=False, max_step=None,
 ):  # fmt: skip
   """Adam and everything that is Adam with a line changed."""
   b1, b2 = Rate(b1, len(grads)), Rate(b2, len(grads))
@@ -69,6 +70,8 @@ def adaptive(
     if rectify:
       r = rectifier(b2, t, threshold)
       u = r * u if r is not None else m_hat * degenerate_to_sgd
+    if max_step is not None:
+      u = u * at(max_step, t) / np.maximum(abs(u), at(max_step, t))
     yield u
 
 
@@ -94,6 +97,19 @@ def amsgrad(
 
 def radam(grads, b1=0.9, b2=0.999, eps=1e-8, threshold=5.0, **options):
   return adaptive(grads, b1=b1, b2=b2, eps=eps, rectify=True, threshold=threshold, **options)
+
+
+def stable_adamw(grads, params, learning_rate, b1, b2, eps, weight_decay):
+  """All updates of one array: Wortsman et al., Algorithm 2, whose rates carry the correction of the bias."""
+  v = u = 0.0
+  b1, b2, params = wide(b1), wide(b2), wide(params)
+  for t, g in enumerate(wide(grads), 1):
+    hat = lambda b, t=t: b * (1 - b ** (t - 1)) / (1 - b**t)
+    v = hat(b1) * v + (1 - hat(b1)) * g
+    u = hat(b2) * u + (1 - hat(b2)) * abs(g) ** 2
+    rms = np.sqrt(np.mean(abs(g) ** 2 / np.maximum(u, wide(eps) ** 2)))
+    eta = learning_rate / max(1, rms)
+    yield -(eta * weight_decay * params + eta * v / (np.sqrt(u) + eps))
 
 
 def rmsprop(grads, decay=0.9, eps=1e-8, initial_scale=0.0, eps_in_sqrt=True, centered=False, bias_correction=False):

@@ -173,6 +173,7 @@ ALGORITHM_ROWS = (
   _row(
     'adabelief', 'independent', rectify=True, degenerate_to_sgd=True, weight_decay=1e-5, weight_decay_mode='independent'
   ),
+  _row('adabelief', 'max-step', rectify=True, degenerate_to_sgd=True, max_step=0.3, weight_decay=1e-3),
   _row('adabelief', 'packed16', kept={'mu+nu.packed16': 'uint32'}, store=stores.Packed16(min_size=0)),
   _row('adabelief', 'int8', kept={'mu+nu.direction': 'uint16'}, store='int8'),
   _row('adabelief', 'bfloat16', kept={'mu': 'bfloat16', 'nu': 'bfloat16'}, store='bfloat16'),

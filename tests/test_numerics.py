@@ -78,6 +78,7 @@ OPTIONS = [
   ('adabelief', {**OFFICIAL, 'eps_scaled': True, 'eps': 1e-3}),
   ('adabelief', {'eps_scaled': True, 'eps': 1e-3, 'rectify': False}),
   ('adabelief', {**OFFICIAL, 'eps': 1e-3}),
+  ('adabelief', {**OFFICIAL, 'max_step': 0.3}),
   ('adabelief', {'eps': 0.0, 'eps_root': 0.0, 'rectify': False}),
   *(
     ('adabelief', {**OFFICIAL, 'weight_decay': 0.01, 'weight_decay_mode': m})
@@ -223,6 +224,7 @@ SCHEDULES = [
     ('adabelief', {**OFFICIAL, 'learning_rate': WARMUP, 'weight_decay': 0.01, 'weight_decay_mode': m})
     for m in ('decoupled', 'l2', 'fixed', 'independent')
   ),
+  ('adabelief', {'max_step': FALLING, 'learning_rate': WARMUP}),
   ('adam', {'b1': RISING, 'b2': SLOW}),
   ('adam', {'b1': RISING, 'b2': SLOW, 'eps_scaled': True}),
   ('adamw', {'weight_decay': FALLING, 'learning_rate': WARMUP}),

@@ -13,7 +13,7 @@ from optax import ScalarOrSchedule
 
 from belief_optax.core.arguments import choice, flag, hyper, option, optional_hyper, state_dtype
 from belief_optax.core.masks import mask_option
-from belief_optax.core.ranges import DECAY_RATE, EPSILON, MOMENTUM, NONNEGATIVE, THRESHOLD
+from belief_optax.core.ranges import DECAY_RATE, EPSILON, MOMENTUM, NONNEGATIVE, POSITIVE, THRESHOLD
 from belief_optax.stores.base import StoreLike, resolve
 
 WeightDecayMode = Literal['decoupled', 'l2', 'fixed', 'independent']
@@ -55,6 +55,7 @@ class Vocabulary:
       the gradient, or none (False).
     amsgrad: whether s is replaced by the largest s so far, before bias correction; also with `rectify`.
     bias_correction: whether the moments are corrected for their start at zero.
+    max_step: the longest step of an element before weight decay, in learning rates: {number}; None for no limit.
     eps_scaled: whether bias correction applies to the step instead of the moments ("eps-hat").
     residual: `'current'` for $g_t - m_t$, `'debiased'` for $g_t - m_t/(1-b_1^t)$, `'previous'` for $g_t - m_{t-1}$.
       The debiased residual of the first step is taken as $g_1$.
@@ -83,6 +84,7 @@ class Vocabulary:
   degenerate_to_sgd: bool = option(normal=flag)
   amsgrad: bool = option(normal=flag)
   bias_correction: bool = option(normal=flag)
+  max_step: ScalarOrSchedule | None = optional_hyper(allowed=POSITIVE)
   eps_scaled: bool = option(normal=flag)
   residual: Residual = option(normal=functools.partial(choice, allowed=Residual))
   weight_decay: ScalarOrSchedule = hyper(allowed=NONNEGATIVE)

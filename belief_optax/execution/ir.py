@@ -106,7 +106,7 @@ def is_signed(dtype: np.dtype) -> bool:
 
 
 def literal(value: Any, dtype: np.dtype) -> str:
-  """A constant as LLVM writes it: floats by the bits of their double."""
+  """A constant as LLVM writes it: floats by the bits of the double that they are once they have been rounded."""
   if dtype == BOOL:
     return 'true' if value else 'false'
   if dtype == BFLOAT16:
@@ -114,7 +114,7 @@ def literal(value: Any, dtype: np.dtype) -> str:
   if dtype == FLOAT16:
     return f'0xH{int(np.asarray(value, dtype).view(np.uint16)):04X}'
   if is_float(dtype):
-    return f'0x{struct.unpack("<Q", struct.pack("<d", float(value)))[0]:016X}'
+    return f'0x{struct.unpack("<Q", struct.pack("<d", float(np.asarray(value, dtype))))[0]:016X}'
   return str(int(value))
 
 

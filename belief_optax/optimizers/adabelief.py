@@ -20,6 +20,7 @@ def scale_by_belief(
   amsgrad: bool = False,
   residual: Residual = 'current',
   eps_scaled: bool = False,
+  max_step: optax.ScalarOrSchedule | None = None,
   store: StoreLike = 'float32',
 ) -> Recipe:
   r"""The direction of AdaBelief, without learning rate; by default it equals `optax.scale_by_belief`.
@@ -42,6 +43,8 @@ def scale_by_belief(
     residual: `'current'` for $g_t - m_t$, `'debiased'` for $g_t - m_t/(1-b_1^t)$, `'previous'` for $g_t - m_{t-1}$. The
       debiased residual of the first step is taken as $g_1$.
     eps_scaled: whether bias correction applies to the step instead of the moments ("eps-hat").
+    max_step: the longest step of an element before weight decay, in learning rates: a finite number > 0, a scalar array
+      or a schedule; None for no limit.
     store: how the slots are kept between the steps: `'float32'`, `'params'`, `'bfloat16'`, `'packed16'`, `'int8'`, a
       `stores.Store`, or a mapping from slots to one of these.
 
@@ -67,7 +70,7 @@ def scale_by_belief(
     Zhuang et al., AdaBelief (https://arxiv.org/abs/2010.07468), Algorithm 2.
   """  # own words: eps_root
   checked(residual=residual, nesterov=nesterov, amsgrad=amsgrad, rectify=rectify, degenerate_to_sgd=degenerate_to_sgd)
-  debiased = residual == 'debiased'
+  (limit,), debiased = checked(max_step=max_step), residual == 'debiased'
   return compose(
     pieces.first_moment(b1),
     *when(debiased, pieces.bias_correct(b1)),
@@ -76,6 +79,7 @@ def scale_by_belief(
     *when(nesterov, pieces.nesterov(b1)),
     normalized(None if nesterov or debiased else b1, b2, eps, eps_scaled=eps_scaled),
     *((pieces.rectify(b2, degenerate_to_sgd=degenerate_to_sgd),) if rectify else ()),
+    *(() if limit is None else (pieces.clip_direction(limit),)),
     store=store,
   )
 
@@ -96,6 +100,7 @@ def adabelief(
   nesterov: bool = False,
   residual: Residual = 'current',
   eps_scaled: bool = False,
+  max_step: optax.ScalarOrSchedule | None = None,
   store: StoreLike = 'float32',
 ) -> Recipe:
   r"""AdaBelief.
@@ -134,6 +139,8 @@ def adabelief(
     residual: `'current'` for $g_t - m_t$, `'debiased'` for $g_t - m_t/(1-b_1^t)$, `'previous'` for $g_t - m_{t-1}$. The
       debiased residual of the first step is taken as $g_1$.
     eps_scaled: whether bias correction applies to the step instead of the moments ("eps-hat").
+    max_step: the longest step of an element before weight decay, in learning rates: a finite number > 0, a scalar array
+      or a schedule; None for no limit.
     store: how the slots are kept between the steps: `'float32'`, `'params'`, `'bfloat16'`, `'packed16'`, `'int8'`, a
       `stores.Store`, or a mapping from slots to one of these.
 
@@ -172,5 +179,6 @@ def adabelief(
     amsgrad=amsgrad,
     residual=residual,
     eps_scaled=eps_scaled,
+    max_step=max_step,
   )
   return descend(direction, learning_rate, weight_decay, weight_decay_mask, weight_decay_mode, store=store)

@@ -2,6 +2,7 @@
 
 from belief_optax.pieces.average import average_params
 from belief_optax.pieces.bias import bias_correct, bias_correct_step, raw_mean
+from belief_optax.pieces.clipping import clip_by_rms, clip_direction
 from belief_optax.pieces.complex import complex_as_reals
 from belief_optax.pieces.decay import add_decayed_weights
 from belief_optax.pieces.lookahead import lookahead
@@ -31,6 +32,8 @@ __all__ = [
   'cautious',
   'centered_moment',
   'centralize',
+  'clip_by_rms',
+  'clip_direction',
   'complex_as_reals',
   'first_moment',
   'heavy_ball',
