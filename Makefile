@@ -13,7 +13,7 @@ INSTALL := pip install --quiet --disable-pip-version-check --no-compile
 PYTEST := -m pytest -n 2 --dist loadfile -q
 
 .PHONY: demo test test-all test-third lint test-newest test-oldest test-full test-oldest-full test-slow parity record ledger
-.PHONY: bench bench-peers bench-gpu bench-precision bench-compare format clean
+.PHONY: bench bench-peers bench-gpu bench-guards bench-diagnostics bench-precision bench-compare format clean
 
 demo: $(VENV)/.examples
 	$(PY) examples/digits.py
@@ -83,6 +83,9 @@ bench: $(VENV)/.dev
 # A step beside optax, torch and the packages of tests/parity/peers.txt.
 bench-peers: $(PARITY)/.peers
 	PARITY_PEERS=$(CURDIR)/$(PARITY)/peers PYTHONPATH=tests/parity:tests $(PARITY)/bin/python -m benchmarks.peers
+
+bench-diagnostics: $(VENV)/.dev
+	$(PY) -m benchmarks.diagnostics
 
 bench-gpu: $(VENV)/.dev
 	$(PY) -m benchmarks.gpu

@@ -274,6 +274,20 @@ def test_goals_of_the_peers_are_judged_by_the_median(monkeypatch):
   assert peers.Goal('first', peers.LOOP, BELIEF, 0.2).judge(first)[2] is True
 
 
+def test_measuring_is_measured(tmp_path):
+  pytest.importorskip('llvmlite')
+  done = run('--quick', '--optimizers', 'adabelief', '--out', tmp_path, benchmark='diagnostics')
+  assert done.returncode == 0, done.stderr
+  (path,) = tmp_path.glob('diagnostics-*.json')
+  sections = json.loads(path.read_text())['sections']
+  assert set(sections) == {'adabelief, native', 'adabelief, xla'}
+  for section in sections.values():
+    assert {'without', 'every=1', 'every=10', 'every=100', 'every=1, all elements'} <= set(section['rows'])
+    assert all(math.isfinite(n) and n >= 0 for _, n in numbers(section['rows']))
+    assert section['rows']['without']['ratio']['median'] == 1
+  assert path.with_suffix('.md').read_text() == done.stdout[:-1]
+
+
 @pytest.mark.slow  # it compiles ten steps
 def test_the_benchmark_of_an_accelerator_runs_anywhere(tmp_path):
   done = run('--quick', '--rounds', '3', '--trees', '4 of 4096 x 1024', '--out', tmp_path, benchmark='gpu')

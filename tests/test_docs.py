@@ -20,7 +20,7 @@ def _public():
   names |= {f'stores.{name}': x for name, x in callables(stores) if inspect.isclass(x) or inspect.isfunction(x)}
   names |= {f'presets.{name}': preset for name, preset in PRESETS.items()} | classes
   names |= {f'sharding.{name}': getattr(sharding, name) for name in sharding.__all__}
-  names |= {f'diagnostics.{name}': getattr(diagnostics, name) for name in diagnostics.__all__}
+  names |= {f'diagnostics.{name}': x for name, x in callables(diagnostics)}
   return names | {f'interop.{name}': getattr(interop, name) for name in interop.__all__}
 
 

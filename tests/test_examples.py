@@ -20,17 +20,22 @@ ENVIRONMENT = {name: value for name, value in os.environ.items() if name not in 
 FIGURES = {
   'bias_correction': ['bias_correction.png'],
   'chain': ['chain.png'],
+  'diagnostics': ['diagnostics.png'],
   'digits': ['curves.png', 'step_sizes.png'],
   'landscapes': ['landscapes.png'],
   'multi_device': ['multi_device.png'],
   'train_state': ['train_state.png'],
 }
-QUICK = {'digits': ('--epochs', '1', '--seeds', '1', '--optimizer', 'adabelief,Adam', '--optimizer', 'sgd')}
+QUICK = {
+  'diagnostics': ('--steps', '20'),
+  'digits': ('--epochs', '1', '--seeds', '1', '--optimizer', 'adabelief,Adam', '--optimizer', 'sgd'),
+}
 SAID = {
   'bias_correction': ['constant: the step at t = 10 is 1.0e+00; with the mistake it is 6.6e-08'],
   'chain': ['running_max(eps_root=0.0)', '1200 small batches, 300 steps'],
   'digits': ['AdaBelief: test loss', 'Adam: test loss', 'SGD: test loss', 'one seed: no spread, so no ranking'],
   'landscapes': ['3901', '500', '16864', 'Rosenbrock'],
+  'diagnostics': ['first rectified step', 'eps_share', 'mean_code_error', 'biases'],
   'multi_device': [
     'parameters                     1.15 MiB        1.15 MiB       0.14 MiB',
     'optimizer state                2.30 MiB        0.29 MiB       0.29 MiB',

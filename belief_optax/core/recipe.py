@@ -16,6 +16,7 @@ from belief_optax.core import dtypes, trees
 from belief_optax.core.masks import full_mask
 from belief_optax.core.piece import Line
 from belief_optax.core.step import Arrays, Plan, State, calls, check_state, run, scheduled_rates, splits_complex
+from belief_optax.core.watching import seen
 from belief_optax.execution import primitive
 from belief_optax.stores import FLOAT32, Route, Store, StoreLike, resolve
 
@@ -270,7 +271,7 @@ class Update(_Lines):
   def _run(self, updates: Any, state: State, params: Any, applies: bool = False) -> tuple[Any, State]:
     with jax.numpy_dtype_promotion('standard'):  # bfloat16 becomes float32 on purpose
       plan, arrays, still = self._prepare(updates, state, params, applies)
-      results, count, kept, ages = run(plan, arrays)
+      results, count, kept, ages = run(plan, seen(plan, arrays))
     results = [p if g is None else x for g, p, x in zip(arrays.grads, still, results, strict=True)]
     unflatten = plan.tree.unflatten
     return unflatten(results), State(count, {key: unflatten(x) for key, x in kept.items()}, ages)

@@ -21,9 +21,11 @@ from belief_optax.core import arguments, dtypes, trees
 from belief_optax.core.clock import Now, Sampled, show
 from belief_optax.core.leaf import Leaf
 from belief_optax.core.piece import Line
+from belief_optax.core.watching import Watch
 from belief_optax.execution import Mode, current, primitive
 from belief_optax.stores import Route, bits
 
+NOBODY = Watch()
 COMPILED = 128  # how many recipes keep their compiled step; what is evicted is compiled again
 
 
@@ -101,24 +103,37 @@ class Rule:
     Returns:
       The update, and what the state keeps next.
     """
+    return self.run(g, p, kept, scalars, functools.partial(bits.dither, g.shape, t, origin))
+
+  def run(
+    self, g: Any, p: Any, kept: Mapping[str, Any], scalars: Sequence[Any], dither: Any, watch: Watch = NOBODY
+  ) -> tuple[Any, dict[str, Any]]:
+    """The same with a dither of the elements, seen by a `Watch`."""
     varying = iter(scalars)
     ks = self.structure.unflatten([next(varying) if k is None else k for k in self.scalars])
     real = compute_dtype(g, p, kept)
-    dither = functools.partial(bits.dither, g.shape, t, origin)
     boxes = [_Box(route, tuple(kept[key] for key in route.keys), real, dither) for route in self.routes]
     slots = {name: x for box in boxes for name, x in box.load(box.old).items()}
     trees.check_leaf(g, slots)
     wide = {'g': dtypes.widen(g, real), 'p': None if p is None else dtypes.widen(p, real), 'stored': p, 'slots': slots}
     if splits_complex(self.lines) and jnp.iscomplexobj(g):  # no store rounds complex numbers
-      parts = (self._run(ks, boxes, dither, **jax.tree.map(part, wide)) for part in (jnp.real, jnp.imag))
+      parts = (self._run(ks, boxes, dither, watch, **jax.tree.map(part, wide)) for part in (jnp.real, jnp.imag))
       u, after = jax.tree.map(_joined, (g, slots), *parts)
     else:
-      u, after = self._run(ks, boxes, dither, **wide)
+      u, after = self._run(ks, boxes, dither, watch, **wide)
     u = u if any(line.widens for line in self.lines) else u.astype(self.update_dtype)
     return u, {key: x for box in boxes for key, x in zip(box.route.keys, box.final(after), strict=True)}
 
   def _run(
-    self, ks: Any, boxes: Sequence['_Box'], dither: Any, g: Any, p: Any, stored: Any, slots: dict[str, Any]
+    self,
+    ks: Any,
+    boxes: Sequence['_Box'],
+    dither: Any,
+    watch: Watch,
+    g: Any,
+    p: Any,
+    stored: Any,
+    slots: dict[str, Any],
   ) -> tuple[Any, dict[str, Any]]:
     """The lines, in order. A slot is rounded once, after the last line that writes it."""
     x = Leaf(p, stored, slots, {'g': g, 'u': 'g', 'mu_hat': 'mu'}, dither)
@@ -130,8 +145,13 @@ class Rule:
       if on:
         before, x = x, line.step(x, k)
         _check_writes(line, before.slots, x.slots)
+        watch.line(line, k, before, x)
       for box in boxes:
-        x = x.keep(**box.round(x.slots)) if self._complete(box.route) == i else x
+        if self._complete(box.route) == i:
+          kept = box.round(x.slots)
+          watch.rounded(box.route, x.slots, kept)
+          x = x.keep(**kept)
+    watch.end(x)
     return x.u, {name: x.slots[name] for name in slots}
 
   @property
@@ -260,6 +280,7 @@ class Arrays(NamedTuple):
     finished: the number of finished steps.
     slots: what is kept, by key.
     ages: see `State`.
+    after: a bool that is never true, computed from what has to be read before the step overwrites it; or None.
   """
 
   hyper: list[Any]
@@ -268,6 +289,7 @@ class Arrays(NamedTuple):
   finished: Any
   slots: dict[str, list[Any]]
   ages: dict[str, tuple[Any, Any]]
+  after: Any = None
 
 
 def run(plan: Plan, arrays: Arrays) -> tuple[list[Any], Any, dict[str, list[Any]], dict[str, Any]]:
@@ -295,7 +317,7 @@ def _compiled(plan: Plan, how: How) -> Callable[[Arrays], Any]:
 
 
 @functools.lru_cache(COMPILED)
-def _jitted(rule: Rule | Applied) -> Callable[..., Any]:
+def _jitted(rule: Callable[..., Any]) -> Callable[..., Any]:
   """The rule, traced once per shape."""
   return jax.jit(functools.partial(rule))  # a partial is hashed by identity, and so fast
 
@@ -350,9 +372,9 @@ def in_force(lines: Sequence[Line], mode: Mode) -> Mode:
   return 'xla' if mode == 'auto' and len(lines) < 2 else mode
 
 
-def calls(plan: Plan, arrays: Arrays) -> list[primitive.Call]:
-  """The rules that a step runs, each with its arrays."""
-  return _calls(plan, _start(plan, arrays), arrays)
+def calls(plan: Plan, arrays: Arrays, of: Callable[[Rule], Callable[..., Any]] | None = None) -> list[primitive.Call]:
+  """The rules that a step runs, each with its arrays, or what `of` makes of each rule, which gets the parameter too."""
+  return _calls(plan, _start(plan, arrays), arrays, of)
 
 
 def _start(plan: Plan, arrays: Arrays) -> Tick:
@@ -364,11 +386,15 @@ def _moving(arrays: Arrays) -> list[int]:
   return [i for i, g in enumerate(arrays.grads) if g is not None]
 
 
-def _calls(plan: Plan, start: Tick, arrays: Arrays) -> list[primitive.Call]:
+def _calls(
+  plan: Plan, start: Tick, arrays: Arrays, of: Callable[[Rule], Callable[..., Any]] | None = None
+) -> list[primitive.Call]:
+  of = Applied if of is None and plan.applies else of
+
   @functools.cache
   def rule(active: tuple[bool, ...], dtype: Any) -> Callable[..., Any]:
     one = dataclasses.replace(start.rule, active=active, update_dtype=dtype)
-    return _jitted(Applied(one) if plan.applies else one)
+    return _jitted(of(one) if of else one)
 
   @functools.cache
   def scalars(real: Any) -> list[Any]:  # cast once, not once per array
@@ -383,7 +409,7 @@ def _calls(plan: Plan, start: Tick, arrays: Arrays) -> list[primitive.Call]:
     each = rule(plan.active[i], g.dtype if p is None else jnp.promote_types(g.dtype, p.dtype))
     seen = p if start.rule.reads_params else None
     ks = scalars(compute_dtype(g, seen, old))
-    out.append(primitive.Call(each, (g, p if plan.applies else seen, old), ks, plan.applies))
+    out.append(primitive.Call(each, (g, p if of else seen, old), ks, plan.applies, arrays.after))
   return out
 
 

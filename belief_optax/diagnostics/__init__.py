@@ -1,5 +1,27 @@
-"""What an optimizer is and what it does: `describe`."""
+"""What an optimizer is, and what it does: `describe` reads its recipe, `measure` looks at its steps.
 
-from belief_optax.diagnostics.description import Constant, Description, Part, Step, describe
+`measure` wraps an optimizer; `read` makes floats of what it measured, `table` a table, `plot` a picture.
+"""
 
-__all__ = ['Constant', 'Description', 'Part', 'Step', 'describe']
+from belief_optax.diagnostics.constants import Constant
+from belief_optax.diagnostics.description import Description, Part, Step, describe
+from belief_optax.diagnostics.measurement import QUANTITIES, Measure, Measurements, MeasureState, measure
+from belief_optax.diagnostics.observed import probe
+from belief_optax.diagnostics.reading import plot, read, table
+
+__all__ = [
+  'QUANTITIES',
+  'Constant',
+  'Description',
+  'Measure',
+  'MeasureState',
+  'Measurements',
+  'Part',
+  'Step',
+  'describe',
+  'measure',
+  'plot',
+  'probe',
+  'read',
+  'table',
+]

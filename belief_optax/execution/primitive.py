@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.extend.core
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental.custom_partitioning import custom_partitioning
 from jax.interpreters import ad, batching, mlir
@@ -31,12 +32,21 @@ class Call(NamedTuple):
     arrays: g, p and kept.
     scalars: the scalars, and t.
     applies: whether the result is the parameter, and not an update.
+    after: a bool that is never true, computed from what has to be read before the step overwrites it; or None.
   """
 
   rule: Callable[..., Any]
   arrays: tuple[Any, Any, dict[str, Any]]
   scalars: Sequence[Any]
   applies: bool
+  after: Any = None
+
+  def by_rule(self) -> tuple[Any, dict[str, Any]]:
+    """The step by the rule itself."""
+    g, p, kept = self.arrays
+    if self.after is not None:  # XLA copies what it cannot see to be read before it is overwritten
+      kept = {key: jnp.where(self.after, jnp.zeros_like(x), x) for key, x in kept.items()}
+    return self.rule(g, p, kept, *_split(self.scalars))
 
 
 class Signature(NamedTuple):
@@ -98,7 +108,7 @@ def run(calls: Sequence[Call], mode: Mode, in_place: bool) -> list[tuple[Any, di
     if signature is not None and in_place and not call.applies:
       signature = _first_half(signature, call)
     if signature is None:
-      results[i] = call.rule(*call.arrays, *_split(call.scalars))
+      results[i] = call.by_rule()
     elif call.arrays[0].size >= native.LARGE:
       (results[i],) = _bind(signature, [call], in_place, mode)
     else:
