@@ -149,11 +149,17 @@ def _shown(value: Any) -> str:
   return 'none' if value is None else value if isinstance(value, str) else repr(value)
 
 
+def _with_rates(parameters: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+  """The arguments, with the learning rate that stands for one that was not given."""
+  rates: dict[str, Any] = {rate: x for rate, x in RATES.items() if rate in parameters}
+  return rates | dict(given)
+
+
 def built(name: str, given: Mapping[str, Any]) -> Any:
   """Makes an optimizer, or raises a Misuse that says what is wrong with its arguments."""
   function = OPTIMIZERS[name]
   parameters = inspect.signature(function).parameters
-  given = {rate: x for rate, x in RATES.items() if rate in parameters} | dict(given)
+  given = _with_rates(parameters, given)
   store = {'store': given.pop('store')} if 'store' in given and 'store' not in parameters else {}
   with sentences(), warnings.catch_warnings(record=True):  # a preset warns of the bug that it reproduces
     warnings.simplefilter('always')
@@ -164,7 +170,7 @@ def built(name: str, given: Mapping[str, Any]) -> Any:
 def as_python(name: str, given: Mapping[str, Any]) -> str:
   """The call in Python that makes the same."""
   parameters = inspect.signature(OPTIMIZERS[name]).parameters
-  given = {rate: x for rate, x in RATES.items() if rate in parameters} | dict(given)
+  given = _with_rates(parameters, given)
   prefix = '' if name.startswith('presets.') else 'bo.'
   return f'{prefix}{name}({", ".join(f"{key}={value!r}" for key, value in given.items())})'
 
