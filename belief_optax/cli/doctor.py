@@ -147,14 +147,13 @@ class Row(NamedTuple):
 
 @functools.cache
 def examined() -> dict[str, Any]:
-  """The optimizers that are examined: all that need a learning rate at most, and a rectified one."""
-  found = {}
+  """The optimizers that are examined: a rectified one, whose step has most equations, and all of the public ones."""
+  found = {'adabelief, rectified': bo.adabelief(1e-3, rectify=True, weight_decay=0.01)}
   for name in optimizers.__all__:
     parameters = inspect.signature(getattr(bo, name)).parameters.values()
     required = {p.name for p in parameters if p.default is p.empty and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)}
-    if required <= RATES.keys():
+    if required <= RATES.keys():  # what needs more is not for everyone
       found[name] = getattr(bo, name)(**{rate: RATES[rate] for rate in required})
-  found['adabelief, rectified'] = bo.adabelief(1e-3, rectify=True, weight_decay=0.01)
   return found
 
 
