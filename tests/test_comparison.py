@@ -418,7 +418,7 @@ def test_table_shows_the_flag():
   shown = console.export_text()
   assert '0.01 (edge)' in shown
   assert 'EDGE: higher rate not tried' in shown
-  assert '2 (2 .. 2) worse' in shown
+  assert '2.000 (2.000 .. 2.000) worse' in shown
 
 
 def test_a_report_without_adabelief_has_another_baseline():

@@ -200,7 +200,8 @@ def against(found: Paired) -> str:
   """A difference in a few characters."""
   if math.isnan(found.mean) or not math.isfinite(found.mean):
     return found.verdict
-  return f'{number(found.mean)} ({number(found.low)} .. {number(found.high)}) {found.verdict}'
+  show = lambda x: f'{x:.3f}' if 0.1 <= abs(x) < 10 else number(x)  # near 1 the third decimal says on which side
+  return f'{show(found.mean)} ({show(found.low)} .. {show(found.high)}) {found.verdict}'
 
 
 def arrivals(steps: np.ndarray) -> str:
@@ -211,9 +212,9 @@ def arrivals(steps: np.ndarray) -> str:
   return (number(float(median)) if np.isfinite(median) else 'never') + count
 
 
-def listed(words: Sequence[str]) -> str:
-  """Words with commas and an "and"."""
-  return ' and '.join([', '.join(words[:-1]), words[-1]] if len(words) > 1 else words) or 'none'
+def listed(words: Sequence[str], last: str = 'and') -> str:
+  """Words with commas, and an "and" before the last one."""
+  return f' {last} '.join([', '.join(words[:-1]), words[-1]] if len(words) > 1 else words) or 'none'
 
 
 def grid(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -263,8 +264,8 @@ class Page:
       'not been, the tables say EDGE. On tasks with held-out data, weight decay of '
       f'{listed([f"{w:g}" for w in DECAYS])} is part of the search for every optimizer that has one; `adam` and '
       '`nadam` are without, `adamw` and `nadamw` with. Settings are chosen on tuning seeds and tuning data. What is '
-      f'reported comes from {" or ".join(str(n) for n in sorted(counts))} other seeds and, where there are data, from '
-      'other data. All other options are the defaults'
+      f'reported comes from {listed([str(n) for n in sorted(counts)], "or")} other seeds and, where there are data, '
+      'from other data. All other options are the defaults'
       + (f', except {listed([f"`{name}({of})`" for name, of in fixed.items()])}.' if fixed else '.')
     )
     if absent := [name for name in GROUPS['all'] if name not in self.report.tasks]:
