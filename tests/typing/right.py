@@ -10,7 +10,7 @@ import numpy as np
 import optax
 
 import belief_optax as bo
-from belief_optax import stores
+from belief_optax import guards, stores
 
 params = {'w': jnp.ones(3), 'b': jnp.zeros(1)}
 schedule = optax.cosine_decay_schedule(1e-3, 1000)
@@ -34,6 +34,7 @@ bo.adagrad(1, 0.1, eps_in_sqrt=False)
 # Options.
 bo.adabelief(1e-3, weight_decay=1e-2, weight_decay_mode='independent', residual='debiased')
 bo.amsgrad(1e-3, max_of='raw')
+bo.adabelief(1e-3, max_step=10.0)
 bo.sgd(1e-3, 0.9, first_buffer='undampened')
 bo.heavy_ball(0.9, first='undampened')
 bo.round_updates('split')
@@ -79,3 +80,10 @@ class Clip(bo.Line):
 
 clip = bo.piece(Clip)
 bo.compose(clip(), clip(0.5), clip(limit=schedule))
+
+# Guards.
+guard = bo.skip_unhealthy(bo.accumulate(optax.adam(1e-3), every=4, dtype='bfloat16'), watch='both', axis_name='data')
+assert_type(guard, guards.Guarded)
+guard.update(params, guard.init(params), params, value=1.0)
+guard.step(params, guard.init(params), params)
+assert_type(guards.report(guard.init(params)), dict[str, int])
