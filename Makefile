@@ -90,6 +90,9 @@ bench-diagnostics: $(VENV)/.dev
 bench-gpu: $(VENV)/.dev
 	$(PY) -m benchmarks.gpu
 
+bench-guards: $(VENV)/.dev
+	$(PY) -m benchmarks.guards
+
 bench-precision: $(VENV)/.dev
 	$(PY) -m benchmarks.precision
 

@@ -307,3 +307,21 @@ def test_the_benchmark_of_an_accelerator_names_its_trees():
   assert done.returncode == 2
   assert "invalid choice: '5 arrays'" in done.stderr
   assert '100M in 8 arrays' in done.stderr
+
+
+def test_guards_writes_its_tables_between_the_marks_of_the_page(tmp_path):
+  """Its smoke test: two sections, whose text comes from the figures; what people wrote stays."""
+  done = run('--quick', '--sections', 'tails', 'max_step', '--out', tmp_path, benchmark='guards')
+  assert done.returncode == 0, done.stderr
+  (path,) = tmp_path.glob('guards-*.json')
+  found = json.loads(path.read_text())
+  assert list(found) == ['tails', 'max_step']
+  assert found['tails']['rows']['normal']['8'] == 0
+  rows = found['max_step']['rows']
+  assert rows['AdaBelief']['|x| + |y|'] == 500 < rows['AdaBelief, max_step=1']['|x| + |y|']
+  assert rows['AdaBelief, max_step=1']['longest'] == pytest.approx(1, 1e-3)
+  page, kept = ((folder / 'guards.md').read_text('utf-8') for folder in (tmp_path, ROOT / 'docs'))
+  assert '| AdaBelief, max_step=1 |' in page
+  assert '**--quick: a smoke test, no measurement.**' in page
+  prose = lambda text: re.sub(r'<!-- (\w+) -->.*?<!-- /\1 -->', '', text, flags=re.DOTALL)
+  assert prose(page) == prose(kept)

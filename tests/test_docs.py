@@ -9,7 +9,7 @@ import pytest
 from preset_functions import PRESETS
 
 import belief_optax as bo
-from belief_optax import diagnostics, formulas, interop, presets, sharding, stores
+from belief_optax import diagnostics, formulas, guards, interop, presets, sharding, stores
 
 
 def _public():
@@ -19,6 +19,7 @@ def _public():
   names = {f'bo.{name}': x for name, x in callables(bo)}
   names |= {f'stores.{name}': x for name, x in callables(stores) if inspect.isclass(x) or inspect.isfunction(x)}
   names |= {f'presets.{name}': preset for name, preset in PRESETS.items()} | classes
+  names |= {f'guards.{name}': getattr(guards, name) for name in guards.__all__ if name not in bo.__all__}
   names |= {f'sharding.{name}': getattr(sharding, name) for name in sharding.__all__}
   names |= {f'diagnostics.{name}': x for name, x in callables(diagnostics)}
   return names | {f'interop.{name}': getattr(interop, name) for name in interop.__all__}

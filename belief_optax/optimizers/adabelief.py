@@ -120,6 +120,10 @@ def adabelief(
   The eps that is stored is a constant floor: the denominator is never below sqrt(eps_root / (1 - b2)), which is 3.2e-7
   by default and 3.2e-3, close to SGD, at eps_root = 1e-8. AdaBelief's eps corresponds to the square of Adam's.
 
+  Where a gradient keeps its direction the step grows: to 3.4e5 learning rates at step 20,000 of a constant gradient.
+  `max_step` bounds it. On the landscapes of examples/landscapes.py a bound of 10 costs at most 4 % more steps, and a
+  bound of 1 the whole gain over Adam on |x| + |y| (docs/guards.md).
+
   Args:
     learning_rate: step size alpha: a finite number >= 0, a scalar array (can change without recompiling) or a schedule
       `count -> value`, whose first count is 0.
