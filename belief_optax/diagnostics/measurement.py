@@ -20,6 +20,7 @@ from belief_optax.core.step import COMPILED, Arrays, Plan, calls
 from belief_optax.core.watching import watching
 from belief_optax.diagnostics.observed import Observed, Sums, moved
 from belief_optax.param_groups import Pattern, listing, matches, name_of, pattern_text
+from belief_optax.sharding.placement import varying_axes
 
 TOTAL, REST = 'total', 'rest'
 
@@ -380,7 +381,7 @@ def _compared(update: Any, settings: Settings, arrays: Any) -> Page:
 
 def _everywhere(sums: Sums, arrays: Any) -> Sums:
   """The sums over all devices, inside of `jax.shard_map`, along the axes on which one of the arrays differs."""
-  axes = tuple(sorted({axis for x in jax.tree.leaves(arrays) for axis in getattr(jax.typeof(x), 'vma', ())}))
+  axes = tuple(sorted({axis for x in jax.tree.leaves(arrays) for axis in varying_axes(x)}))
   if not axes:
     return sums
   of = lambda collective, values: {name: collective(x, axes) for name, x in values.items()}

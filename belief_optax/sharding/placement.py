@@ -372,7 +372,7 @@ def local_params(params: Any, axis: str = 'data') -> Any:
   pcast = getattr(jax.lax, 'pcast', None)
   # Older JAX, such as 0.7, has another name for it.
   vary = functools.partial(pcast, to='varying') if pcast else vars(jax.lax)['pvary']
-  return jax.tree.map(lambda p: p if _varies(p, axis) else vary(p, axis), params)
+  return jax.tree.map(lambda p: p if axis in varying_axes(p) else vary(p, axis), params)
 
 
 def mean_gradients(grads: Any, axis: str = 'data') -> Any:
@@ -404,16 +404,16 @@ def mean_gradients(grads: Any, axis: str = 'data') -> Any:
   return jax.lax.pmean(grads, axis)
 
 
-def _varies(x: Any, axis: str) -> bool:
-  """Whether an array is known to differ between the devices of an axis."""
+def varying_axes(x: Any) -> frozenset[str]:
+  """The axes along which an array is known to differ between devices, inside of `jax.shard_map`."""
   kind = jax.typeof(x)
-  return axis in (kind.vma if hasattr(kind, 'vma') else kind.manual_axis_type.varying)  # JAX before 0.10, and since
+  return frozenset(kind.vma if hasattr(kind, 'vma') else kind.manual_axis_type.varying)  # JAX before 0.10, and since
 
 
 def check_local(grads: Any, axis: str) -> None:
   """Raises where a gradient is not known to differ between the devices of an axis."""
   for path, g in jax.tree_util.tree_leaves_with_path(grads):
-    if not _varies(g, axis):
+    if axis not in varying_axes(g):
       raise ValueError(
         f'the gradient{keystr(path)} does not differ along {axis!r}: jax.grad with respect to parameters that all '
         'devices share has summed it already, and a mean of that is too large by the number of devices. Differentiate '
