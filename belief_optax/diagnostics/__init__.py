@@ -5,7 +5,7 @@
 
 from belief_optax.diagnostics.constants import Constant
 from belief_optax.diagnostics.description import Description, Part, Step, describe
-from belief_optax.diagnostics.measurement import QUANTITIES, Measure, Measurements, MeasureState, measure
+from belief_optax.diagnostics.measurement import QUANTITIES, Measurements, MeasureState, measure
 from belief_optax.diagnostics.observed import probe
 from belief_optax.diagnostics.reading import plot, read, table
 
@@ -13,7 +13,6 @@ __all__ = [
   'QUANTITIES',
   'Constant',
   'Description',
-  'Measure',
   'MeasureState',
   'Measurements',
   'Part',

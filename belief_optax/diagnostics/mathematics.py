@@ -3,6 +3,7 @@
 import inspect
 import itertools
 import re
+import unicodedata
 from collections.abc import Iterator
 
 from belief_optax.core import Line
@@ -48,7 +49,7 @@ def plain(latex: str) -> str:
   'm̂_t ← m_(t-1) / (1 - b_1^t)'
   """
   text = ' '.join(_read(iter(_TOKEN.findall(latex))).split())
-  return re.sub(r' *([,;]) *', r'\1 ', text).strip()
+  return unicodedata.normalize('NFC', re.sub(r' *([,;]) *', r'\1 ', text).strip())
 
 
 def _read(tokens: Iterator[str], end: str = '') -> str:
