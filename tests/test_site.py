@@ -68,7 +68,7 @@ def test_every_piece_stands_beside_its_equation(pages, name):
     assert re.match(r'\w+', step.call)[0] in row
     assert f'$$\n{step.equation}\n$$' in row
     assert step.summary in row
-  assert f'| [`{name}`]({name}.md) |' in pages['optimizers/index.md']
+  assert f'[`{name}`]({name}.md)\n:   ' in pages['optimizers/index.md']
 
 
 def test_what_options_change_is_what_they_change(pages):

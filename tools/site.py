@@ -241,7 +241,7 @@ def methods(cls: type, link: Callable[[str], str]) -> str:
     body = ''.join(f'\n\n**{title}**\n\n{text}' if title else text for title, text in parts.items() if title != 'Args')
     text = link(markdown(body)).strip()
     out.append(f'`{" ".join(call.split())}`\n:   {textwrap.indent(text, "    ").removeprefix("    ")}\n')
-  return '\n**Methods**\n\n' + '\n'.join(out) if out else ''
+  return '\n**Methods and properties**\n\n' + '\n'.join(out) if out else ''
 
 
 def anchor(name: str) -> str:
@@ -256,6 +256,8 @@ def linked(page: str, found: Mapping[str, Module]) -> Callable[[str], str]:
     for name in module.names:
       full = name if module.title == 'bo' else f'{module.title}.{name}'
       places.setdefault(full, f'../reference/{file}.md#{anchor(name)}')
+      if page == f'reference/{file}.md':  # its own names, without the name of their module
+        places[name] = f'#{anchor(name)}'
   for name in optimizers.__all__:
     places[name] = f'../optimizers/{name}.md'
 
@@ -395,26 +397,26 @@ def _on_site(target: str) -> bool:
 
 
 def optimizers_index() -> str:
-  """The table of all optimizers."""
-  rows = [f'| [`{name}`]({name}.md) | {summary(getattr(bo, name))} |' for name in optimizers.__all__]
-  return '\n'.join(['# Optimizers\n', inspect.getdoc(optimizers) or '', '', '| | |', '| --- | --- |', *rows, ''])
+  """The list of all optimizers."""
+  rows = [f'[`{name}`]({name}.md)\n:   {summary(getattr(bo, name))}\n' for name in optimizers.__all__]
+  return '\n'.join(['# Optimizers\n', inspect.getdoc(optimizers) or '', '', *rows])
 
 
 def summary(x: Any) -> str:
   """The first sentence, in one line."""
   text = (inspect.getdoc(x) or '').partition('\n\n')[0]
-  return ' '.join(text.replace('``', '`').split()).replace('|', '\\|') if x is not None else ''
+  return ' '.join(text.replace('``', '`').split())
 
 
 def reference_index(found: Mapping[str, Module]) -> str:
   """Every public name, in one list per page."""
   lines = ['# Reference\n', 'Every public name. `bo` is `belief_optax`.\n']
   for file, module in found.items():
-    lines.append(f'## {file}\n\n| | |\n| --- | --- |')
+    lines.append(f'## {file}\n')
     for name, x in module.names.items():
       target = f'../optimizers/{name}.md' if file == 'optimizers' else f'{file}.md#{anchor(name)}'
       said = summary(x) if callable(x) else ''
-      lines.append(f'| [`{module.title}.{name}`]({target}) | {said} |')
+      lines.append(f'[`{module.title}.{name}`]({target})\n:   {said or repr(x)[:100]}\n')
     lines.append('')
   return '\n'.join(lines)
 
