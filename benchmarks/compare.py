@@ -75,7 +75,9 @@ def main(argv=None):
     publish(comparison.load(RESULTS).updated(report) if RESULTS.exists() else report)
   from rich.console import Console
 
-  Console(highlight=False).print(report.table())
+  console = Console(highlight=False)
+  console.width = max(console.width, 160)  # narrower columns would break numbers apart
+  console.print(report.table())
   return 0
 
 
