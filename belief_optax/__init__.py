@@ -37,6 +37,7 @@ from belief_optax.optimizers import (
 from belief_optax.param_groups import by_path
 from belief_optax.pieces import (
   accumulate_squares,
+  add_cautious_decay,
   add_decayed_weights,
   add_eps_root,
   average_params,
@@ -83,6 +84,7 @@ __all__ = [
   'adagrad',
   'adam',
   'adamw',
+  'add_cautious_decay',
   'add_decayed_weights',
   'add_eps_root',
   'amsgrad',

@@ -35,9 +35,11 @@ def reference(name, grads, params=0.0, learning_rate=1.0, weight_decay=None, wei
   updates = []
   for t, u in enumerate(ALGORITHMS[name](grads, **options), 1):
     lr = at(learning_rate, t)
-    decay = {'decoupled': lr, 'l2': 0, 'fixed': 1, 'independent': lr / at(learning_rate, 1)}[weight_decay_mode]
+    relative = lr / at(learning_rate, 1)
+    decay = {'decoupled': lr, 'l2': 0, 'fixed': 1, 'independent': relative, 'cautious': lr}[weight_decay_mode]
     step = buffer(lr * u) if buffer else lr * u
-    updates.append(-(step + decay * at(weight_decay, t) * params))
+    decays = u * params >= 0 if weight_decay_mode == 'cautious' else True
+    updates.append(-(step + decay * at(weight_decay, t) * np.where(decays, params, 0)))
   return np.stack(updates)
 
 

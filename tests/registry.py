@@ -17,6 +17,7 @@ import pytest
 
 import belief_optax as bo
 from belief_optax import presets, stores
+from belief_optax.pieces.decay import AddCautiousDecay
 from belief_optax.pieces.reductions import Cautious
 
 
@@ -97,7 +98,9 @@ class Row:
   @property
   def real_only(self) -> bool:
     """Whether complex parameters are refused."""
-    return 'mu_dtype' in self.options or any(isinstance(line, Cautious) for line in self.make().lines)
+    return 'mu_dtype' in self.options or any(
+      isinstance(line, Cautious | AddCautiousDecay) for line in self.make().lines
+    )
 
   @property
   def names(self) -> dict[str, Any]:
@@ -183,6 +186,7 @@ ALGORITHM_ROWS = (
   _row('adam', 'bfloat16-mean', kept={'mu': 'bfloat16'}, mu_dtype='bfloat16'),
   _row('adamw'),
   _row('adamw', 'masked', weight_decay=1e-3, mask=matrices_only),
+  _row('adamw', 'cautious', weight_decay=1e-3, weight_decay_mode='cautious'),
   _row('nadam'),
   _row('nadamw'),
   _row('amsgrad'),

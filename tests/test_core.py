@@ -24,6 +24,7 @@ LAST = 2**31 - 1
 # Each public piece and what must stand before it.
 PIECES = {
   'accumulate_squares': (bo.accumulate_squares(0.1), ()),
+  'add_cautious_decay': (bo.add_cautious_decay(0.1), ()),
   'add_decayed_weights': (bo.add_decayed_weights(0.1), ()),
   'add_eps_root': (bo.add_eps_root(0.1), ('second_moment',)),
   'average_params': (bo.average_params(0.9), ()),

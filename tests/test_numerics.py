@@ -91,6 +91,7 @@ OPTIONS = [
   ('adam', {'eps_scaled': True, 'eps': 1e-3}),
   ('adamw', {'weight_decay_mode': 'l2', 'weight_decay': 0.1}),
   ('adamw', {'weight_decay_mode': 'fixed', 'weight_decay': 0.1}),
+  ('adamw', {'weight_decay_mode': 'cautious', 'weight_decay': 0.1}),
   ('nadam', {'b1': 0.9999}),
   ('nadam', {'bias_correction': False}),
   ('nadam', {'eps_scaled': True, 'eps': 1e-3}),

@@ -16,7 +16,7 @@ from belief_optax.core.masks import mask_option
 from belief_optax.core.ranges import DECAY_RATE, EPSILON, MOMENTUM, NONNEGATIVE, POSITIVE, THRESHOLD
 from belief_optax.stores.base import StoreLike, resolve
 
-WeightDecayMode = Literal['decoupled', 'l2', 'fixed', 'independent']
+WeightDecayMode = Literal['decoupled', 'l2', 'fixed', 'independent', 'cautious']
 Residual = Literal['current', 'debiased', 'previous']
 
 
@@ -63,7 +63,8 @@ class Vocabulary:
     weight_decay_mask: what decays: a tree of bools, a prefix of one, or a callable `params -> mask`; None for all.
     mask: what decays: a tree of bools, a prefix of one, or a callable `params -> mask`; None for all.
     weight_decay_mode: how parameters decay: by the learning rate times w (`'decoupled'`), through the gradient
-      (`'l2'`), by w alone (`'fixed'`), or by w times the learning rate relative to its first value (`'independent'`).
+      (`'l2'`), by w alone (`'fixed'`), by w times the learning rate relative to its first value (`'independent'`), or
+      as decoupled, but only where the step does not move them away from 0 (`'cautious'`).
     store: how the slots are kept between the steps: {names}, a `stores.Store`, or a mapping from slots to one of these.
   """
 

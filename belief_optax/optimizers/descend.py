@@ -40,7 +40,8 @@ def descend(
   - decoupled: a_t (u + w p) is subtracted; with momentum, which the decay does not enter, momentum(a_t u) + a_t w p;
   - l2: the gradient is g + w p;
   - fixed: a_t u + w p is subtracted;
-  - independent: a_t u + (a_t / a_0) w p is subtracted.
+  - independent: a_t u + (a_t / a_0) w p is subtracted;
+  - cautious: as decoupled, where the direction and p do not differ in sign.
   """
   _, mask = checked(weight_decay_mode=mode, **{mask_name: mask})
   learning_rate, weight_decay = checked(learning_rate=learning_rate, weight_decay=weight_decay)
@@ -49,13 +50,14 @@ def descend(
   descent, minus = pieces.scale_by_learning_rate(learning_rate), pieces.scale(-1.0)
   if is_zero(weight_decay):
     return kept(direction, descent, momentum)
-  decay = pieces.add_decayed_weights(weight_decay, mask)
+  add = pieces.add_cautious_decay if mode == 'cautious' else pieces.add_decayed_weights
+  decay = add(weight_decay, mask)
   if mode == 'l2':
     return kept(decay, direction, descent, momentum)
-  if mode == 'decoupled' and not momentum.lines:
+  if mode in ('decoupled', 'cautious') and not momentum.lines:
     return kept(direction, decay, descent)
-  if mode == 'decoupled':
-    decay = pieces.add_decayed_weights(weight_decay, mask, learning_rate)
+  if mode in ('decoupled', 'cautious'):
+    decay = add(weight_decay, mask, learning_rate)
   if mode == 'independent':
     decay = pieces.add_decayed_weights(weight_decay, mask, relative(learning_rate, "weight_decay_mode='independent'"))
   if momentum.lines:  # the buffer has the sign that it has without decay

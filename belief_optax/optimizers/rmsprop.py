@@ -49,7 +49,8 @@ def rmsprop(
     weight_decay: weight decay w (0 for none): a finite number >= 0, a scalar array or a schedule.
     weight_decay_mask: what decays: a tree of bools, a prefix of one, or a callable `params -> mask`; None for all.
     weight_decay_mode: how parameters decay: by the learning rate times w (`'decoupled'`), through the gradient
-      (`'l2'`), by w alone (`'fixed'`), or by w times the learning rate relative to its first value (`'independent'`).
+      (`'l2'`), by w alone (`'fixed'`), by w times the learning rate relative to its first value (`'independent'`), or
+      as decoupled, but only where the step does not move them away from 0 (`'cautious'`).
     store: how the slots are kept between the steps: `'float32'`, `'params'`, `'bfloat16'`, `'packed16'`, `'int8'`, a
       `stores.Store`, or a mapping from slots to one of these.
 

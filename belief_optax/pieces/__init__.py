@@ -4,7 +4,7 @@ from belief_optax.pieces.average import average_params
 from belief_optax.pieces.bias import bias_correct, bias_correct_step, raw_mean
 from belief_optax.pieces.clipping import clip_by_rms, clip_direction
 from belief_optax.pieces.complex import complex_as_reals
-from belief_optax.pieces.decay import add_decayed_weights
+from belief_optax.pieces.decay import add_cautious_decay, add_decayed_weights
 from belief_optax.pieces.lookahead import lookahead
 from belief_optax.pieces.moments import (
   accumulate_squares,
@@ -23,6 +23,7 @@ from belief_optax.pieces.scaling import add_eps_root, precondition, scale, scale
 
 __all__ = [
   'accumulate_squares',
+  'add_cautious_decay',
   'add_decayed_weights',
   'add_eps_root',
   'average_params',
