@@ -116,6 +116,24 @@ def safe_divide(a: Number, d: Number, least: float = 0.0) -> Number:
   return jnp.where(positive, a / jnp.where(positive, at_least, 1), a * d)
 
 
+def norm(x: Number) -> Number:
+  """The Euclidean norm of an array, whose derivative at 0 is 0; no square in it overflows, or is flushed to 0."""
+  scale = _scale(x)
+  return scale * safe_sqrt(jnp.sum(square(x / scale)))
+
+
+def unit(x: Number, eps: Number = 0.0) -> Number:
+  """X / (norm(x) + eps), and 0 where all is 0; its derivative is finite where the square of the norm would be 0."""
+  shrink = 1 / _scale(x)  # arrays are only multiplied: what is divided XLA:CPU computes once, into a temporary
+  return x * shrink * safe_divide(1.0, safe_sqrt(jnp.sum(square(x * shrink))) + eps * shrink)
+
+
+def _scale(x: Number) -> Number:
+  """The largest size in an array, so that the norm of x / scale is 1 or more; 1 where there is none."""
+  largest = lax.stop_gradient(jnp.max(jnp.abs(x), initial=0.0))
+  return jnp.where((largest > 0) & (largest < jnp.inf), largest, 1.0)
+
+
 def decay_exponent(b: Number) -> Number:
   """Lambda = -log b."""
   if _xp(b) is np:

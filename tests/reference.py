@@ -6,8 +6,8 @@ Every line is the paper's, in the paper's (ill-conditioned) form; what it costs 
 
   Kingma and Ba, Adam, Algorithm 1. Zhuang et al., AdaBelief, Algorithm 2. Liu et al., RAdam, Algorithm 2.
   Reddi et al., AMSGrad, Algorithm 2. Dozat, NAdam, Algorithm 2. Loshchilov and Hutter, AdamW, Algorithm 2.
-  Wortsman et al., StableAdamW, Algorithm 2. Graves, eq. 38-45 (centered RMSProp). Duchi et al.,
-  Adagrad. Sutskever et al., momentum, eq. 1-4.
+  Wortsman et al., StableAdamW, Algorithm 2. Graves, eq. 38-45 (centered RMSProp). Duchi et al., Adagrad.
+  Sutskever et al., momentum, eq. 1-4. What each docstring of the others cites.
 """
 
 import decimal
@@ -33,6 +33,8 @@ def reference(name, grads, params=0.0, learning_rate=1.0, weight_decay=None, wei
   if weight_decay_mode == 'l2':
     grads, weight_decay = [g + at(weight_decay, t) * params for t, g in enumerate(grads, 1)], 0.0
   updates = []
+  if name in ('lamb', 'lars'):  # their decay stands inside of the norm
+    return ratio_steps(name, grads, params, learning_rate, weight_decay, **options)
   for t, u in enumerate(ALGORITHMS[name](grads, **options), 1):
     lr = at(learning_rate, t)
     relative = lr / at(learning_rate, 1)
@@ -154,6 +156,143 @@ class MomentumBuffer:
     return g + d * self.c if self.nesterov else self.c
 
 
+def laprop(grads, b1=0.9, b2=0.999, eps=1e-15):
+  b1, b2 = Rate(b1, len(grads)), Rate(b2, len(grads))
+  m = v = 0.0
+  for t, g in enumerate(grads, 1):
+    v = b2[t] * v + (1 - b2[t]) * abs(g) ** 2
+    m = b1[t] * m + (1 - b1[t]) * divide(g, np.sqrt(v / b2.mass[t]) + eps)
+    yield m / b1.mass[t]
+
+
+def adamax(grads, b1=0.9, b2=0.999, eps=1e-8):
+  b1, b2 = Rate(b1, len(grads)), Rate(b2, len(grads))
+  m = n = 0.0
+  for t, g in enumerate(grads, 1):
+    m = b1[t] * m + (1 - b1[t]) * g
+    n = np.maximum(b2[t] * n, abs(g) + eps)
+    yield divide(m / b1.mass[t], n)
+
+
+def lion(grads, b1=0.9, b2=0.99):
+  m = 0.0
+  for t, g in enumerate(grads, 1):
+    c = at(b1, t) * m + (1 - at(b1, t)) * g
+    m = at(b2, t) * m + (1 - at(b2, t)) * g
+    yield divide(c, abs(c))
+
+
+def yogi(grads, b1=0.9, b2=0.999, eps=1e-3, initial_accumulator_value=1e-6):
+  b1, b2 = Rate(b1, len(grads)), Rate(b2, len(grads))
+  m, v = 0.0, wide(initial_accumulator_value)
+  for t, g in enumerate(grads, 1):
+    m = b1[t] * m + (1 - b1[t]) * g
+    v = v - (1 - b2[t]) * np.sign(v - abs(g) ** 2) * abs(g) ** 2
+    yield divide(m / b1.mass[t], np.sqrt(v / b2.mass[t]) + eps)
+
+
+def adam_atan2(grads, b1=0.9, b2=0.999, a=1.27, b=1.0):
+  b1, b2 = Rate(b1, len(grads)), Rate(b2, len(grads))
+  m = v = 0.0
+  for t, g in enumerate(grads, 1):
+    m = b1[t] * m + (1 - b1[t]) * g
+    v = b2[t] * v + (1 - b2[t]) * abs(g) ** 2
+    yield a * np.arctan2(m / b1.mass[t], b * np.sqrt(v / b2.mass[t]))
+
+
+def adopt(grads, b1=0.9, b2=0.9999, eps=1e-6, clip_power=0.25):
+  m = v = 0.0
+  for t, g in enumerate(grads, 1):
+    if t == 1:
+      v = abs(g) ** 2
+      yield 0 * g
+      continue
+    u = g / np.maximum(np.sqrt(v), eps)
+    u = u if clip_power is None else np.clip(u, -((t - 1) ** wide(clip_power)), (t - 1) ** wide(clip_power))
+    m = at(b1, t) * m + (1 - at(b1, t)) * u
+    v = at(b2, t) * v + (1 - at(b2, t)) * abs(g) ** 2
+    yield m
+
+
+def adan(grads, b1=0.98, b2=0.92, b3=0.99, eps=1e-8):
+  b1, b2, b3 = (Rate(b, len(grads)) for b in (b1, b2, b3))
+  m = v = n = 0.0
+  before = grads[0]
+  for t, g in enumerate(grads, 1):
+    m = b1[t] * m + (1 - b1[t]) * g
+    v = b2[t] * v + (1 - b2[t]) * (g - before)
+    n = b3[t] * n + (1 - b3[t]) * abs(g + b2[t] * (g - before)) ** 2
+    before = g
+    yield divide(m / b1.mass[t] + b2[t] * v / b2.mass[t], np.sqrt(n / b3.mass[t]) + eps)
+
+
+def ademamix(grads, b1=0.9, b2=0.999, b3=0.9999, alpha=5.0, eps=1e-8, warmup_steps=None):
+  rates = Rate(b1, len(grads)), Rate(b2, len(grads))
+  m = slow = v = 0.0
+  for t, g in enumerate(grads, 1):
+    risen = wide(min(t / warmup_steps, 1.0)) if warmup_steps else wide(1.0)
+    log1, log3 = (np.log(np.longdouble(at(b, t))) for b in (b1, b3))
+    now = np.exp(log1 * log3 / ((1 - risen) * log3 + risen * log1))
+    m = rates[0][t] * m + (1 - rates[0][t]) * g
+    slow = now * slow + (1 - now) * g
+    v = rates[1][t] * v + (1 - rates[1][t]) * abs(g) ** 2
+    yield divide(m / rates[0].mass[t] + risen * alpha * slow, np.sqrt(v / rates[1].mass[t]) + eps)
+
+
+def mars(grads, b1=0.95, b2=0.99, eps=1e-8, gamma=0.025, max_norm=1.0):
+  exact = wide(b1)
+  before = [grads[0], *grads[:-1]]
+  corrected = [g + gamma * exact / (1 - exact) * (g - old) for g, old in zip(grads, before, strict=True)]
+  clipped = [c / np.maximum(np.sqrt(np.sum(abs(c) ** 2)) / max_norm, 1) for c in corrected]
+  return adam(clipped, b1=b1, b2=b2, eps=eps)
+
+
+def padam(grads, b1=0.9, b2=0.999, eps=1e-8, partial=0.25, amsgrad=True):
+  b1, b2 = Rate(b1, len(grads)), Rate(b2, len(grads))
+  m = v = largest = 0.0
+  for t, g in enumerate(grads, 1):
+    m = b1[t] * m + (1 - b1[t]) * g
+    v = b2[t] * v + (1 - b2[t]) * abs(g) ** 2
+    largest = np.maximum(largest, v) if amsgrad else v
+    yield np.sqrt(b2.mass[t]) / b1.mass[t] * divide(m, (np.sqrt(largest) + eps) ** (2 * wide(partial)))
+
+
+def acprop(grads, b1=0.9, b2=0.999, eps=1e-16, eps_root=1e-16, degenerate_to_sgd=False):
+  b2 = Rate(b2, len(grads))
+  m = s = 0.0
+  for t, g in enumerate(grads, 1):
+    yield divide(g, np.sqrt(s / b2.mass[t - 1]) + eps) if t > 1 else g * degenerate_to_sgd
+    m = at(b1, t) * m + (1 - at(b1, t)) * g
+    s = b2[t] * s + (1 - b2[t]) * abs(g - m) ** 2 + eps_root
+
+
+def eadam(grads, eps=0.0, eps_root=1e-8, **options):
+  return adam(grads, eps=eps, eps_stored=eps_root, **options)
+
+
+def adamomentum(grads, b1=0.9, b2=0.999, eps=0.0, eps_root=1e-16):
+  b1, b2 = Rate(b1, len(grads)), Rate(b2, len(grads))
+  m = v = 0.0
+  for t, g in enumerate(grads, 1):
+    m = b1[t] * m + (1 - b1[t]) * g
+    v = b2[t] * v + (1 - b2[t]) * abs(m) ** 2 + eps_root
+    yield divide(m / b1.mass[t], np.sqrt(v / b2.mass[t]) + eps)
+
+
+def ratio_steps(name, grads, params, learning_rate, weight_decay, trust_coefficient=0.001, eps=None, **options):
+  """All updates of LAMB or LARS."""
+  lars = name == 'lars'
+  norm = lambda x: np.sqrt(np.sum(abs(x) ** 2))
+  buffer = MomentumBuffer(options.pop('momentum', 0.9), options.pop('nesterov', False)) if lars else lambda u: u
+  coefficient, added = (trust_coefficient, eps or 0.0) if lars else (1, 0)
+  updates = []
+  for t, u in enumerate(grads if lars else adam(grads, eps=1e-6 if eps is None else eps, **options), 1):
+    u = u + at(weight_decay, t) * params
+    ratio = coefficient * norm(params) / (norm(u) + added) if norm(params) * norm(u) > 0 else 1
+    updates.append(buffer(-at(learning_rate, t) * ratio * u))
+  return np.stack(updates)
+
+
 ALGORITHMS = {
   'adabelief': adabelief,
   'scale_by_belief': functools.partial(adabelief, rectify=False),
@@ -166,6 +305,19 @@ ALGORITHMS = {
   'rmsprop': rmsprop,
   'adagrad': adagrad,
   'sgd': sgd,
+  'laprop': laprop,
+  'adamax': adamax,
+  'lion': lion,
+  'yogi': yogi,
+  'adam_atan2': adam_atan2,
+  'adopt': adopt,
+  'adan': adan,
+  'ademamix': ademamix,
+  'mars': mars,
+  'padam': padam,
+  'acprop': acprop,
+  'eadam': eadam,
+  'adamomentum': adamomentum,
 }
 
 

@@ -18,6 +18,7 @@ import pytest
 import belief_optax as bo
 from belief_optax import presets, stores
 from belief_optax.pieces.decay import AddCautiousDecay
+from belief_optax.pieces.normalizing import Sign
 from belief_optax.pieces.reductions import Cautious
 
 
@@ -96,6 +97,11 @@ class Row:
     return 'store' in self.options
 
   @property
+  def stepwise(self) -> bool:
+    """Whether its updates are a step function of the gradients, so that no derivative comes through them."""
+    return self.coded or any(isinstance(line, Sign) for line in self.make().lines)
+
+  @property
   def real_only(self) -> bool:
     """Whether complex parameters are refused."""
     return 'mu_dtype' in self.options or any(
@@ -130,8 +136,8 @@ def _row(
   return Row(algorithm, variant, learning_rate, options, factory, kept=kept or {}, slow=slow)
 
 
-# Options of presets that must be Python numbers.
-CONSTANTS = ('momentum_decay', 'n_sma_threshold', 'k')
+# Options that must be Python numbers.
+CONSTANTS = ('momentum_decay', 'n_sma_threshold', 'k', 'warmup_steps')
 
 
 def _preset(name: str, variant: str, learning_rate: float, **options: Any) -> Row:
@@ -209,6 +215,23 @@ ALGORITHM_ROWS = (
   _row('sgd', 'l2', learning_rate=1e-3, momentum=0.9, dampening=0.1, weight_decay=1e-4, weight_decay_mode='l2'),
   _row('adagrad', learning_rate=1.0),
   _row('adagrad', 'torch', learning_rate=1.0, initial_accumulator_value=0.0, eps_in_sqrt=False),
+  _row('laprop'),
+  _row('adamax'),
+  _row('lion', learning_rate=2e-3),
+  _row('yogi'),
+  _row('adam_atan2'),
+  _row('adopt'),
+  _row('adan'),
+  _row('ademamix'),
+  _row('ademamix', 'warmed-up', warmup_steps=4),
+  _row('mars'),
+  _row('padam', learning_rate=0.1),
+  _row('acprop', learning_rate=1e-3, eps=1.0),  # its first step of y, whose gradient begins at 0, is 1 / eps long
+  _row('eadam'),
+  _row('adamomentum'),
+  _row('lamb', learning_rate=1e-3),
+  _row('lamb', 'decayed', learning_rate=1e-3, weight_decay=1e-4),
+  _row('lars', trust_coefficient=0.1),
 )
 
 ROWS = ALGORITHM_ROWS + PRESET_ROWS

@@ -449,8 +449,8 @@ def differentiates(row):
       np.testing.assert_allclose(by_scale, slope, rtol=1e-5, atol=1e-7)
     _, of_zeros = both(1.3, jax.tree.map(jnp.zeros_like, grads))
     assert all(jnp.isfinite(x).all() for x in jax.tree.leaves((by_gradients, of_zeros)))
-    # Codes are steps: nothing comes through them, and everything beside them.
-    assert any(jnp.any(x != 0) for x in jax.tree.leaves(by_gradients)) != row.coded
+    # Codes and signs are steps: nothing comes through them, and everything beside them.
+    assert any(jnp.any(x != 0) for x in jax.tree.leaves(by_gradients)) != row.stepwise
     if row.coded:
       rates = jnp.asarray([row.learning_rate, row.learning_rate + h, row.learning_rate - h])
       by_rate = jax.jit(jax.vmap(jax.value_and_grad(lambda rate: objective(1.3, grads, rate))))

@@ -27,6 +27,27 @@ PIECES = {
   'add_cautious_decay': (bo.add_cautious_decay(0.1), ()),
   'add_decayed_weights': (bo.add_decayed_weights(0.1), ()),
   'add_eps_root': (bo.add_eps_root(0.1), ('second_moment',)),
+  'after_first': (bo.after_first(), ()),
+  'average_direction': (bo.average_direction(0.9), ()),
+  'clip_array_norm': (bo.clip_array_norm(0.5), ()),
+  'clip_growing': (bo.clip_growing(), ()),
+  'direction_moment': (bo.direction_moment(0.999), ()),
+  'gradient_change': (bo.gradient_change(0.9), ()),
+  'interpolated_mean': (bo.interpolated_mean(0.9, 0.99), ()),
+  'keep_norm': (bo.keep_norm(), ()),
+  'precondition_atan2': (bo.precondition_atan2(), ('second_moment',)),
+  'precondition_clamped': (bo.precondition_clamped(1e-6), ('second_moment',)),
+  'precondition_max': (bo.precondition_max(0.999), ()),
+  'precondition_partial': (bo.precondition_partial(0.25), ('second_moment',)),
+  'previous_moment': (bo.previous_moment(), ('second_moment',)),
+  'schedule_free': (bo.schedule_free(), ()),
+  'seeded_moment': (bo.seeded_moment(0.999), ()),
+  'sign': (bo.sign(), ()),
+  'slow_mean': (bo.slow_mean(0.9999), ()),
+  'track_mean': (bo.track_mean(0.9), ()),
+  'trust_ratio': (bo.trust_ratio(), ()),
+  'variance_reduction': (bo.variance_reduction(), ()),
+  'yogi_moment': (bo.yogi_moment(0.999), ()),
   'average_params': (bo.average_params(0.9), ()),
   'belief': (bo.belief(), ('first_moment',)),
   'bias_correct': (bo.bias_correct(0.9, 0.999), ('first_moment', 'second_moment')),
@@ -210,12 +231,16 @@ def test_missing_needs_are_named_at_init(name):
 
 
 def _late(name, missing):
-  # The one exception is documented: `belief` takes m_{t-1} where the mean is averaged after it.
-  return () if name == 'belief' else (PIECES[missing][0],)
+  # The exceptions are documented: `belief` and `previous_moment` take what is averaged after them as it was before.
+  return () if name in ('belief', 'previous_moment') else (PIECES[missing][0],)
 
 
 def test_belief_may_stand_before_the_mean():
   bo.compose(bo.belief(), bo.first_moment()).init(params())
+
+
+def test_previous_moment_may_stand_before_the_moment():
+  bo.compose(bo.previous_moment(), bo.second_moment()).init(params())
 
 
 def test_compositions_flatten():
@@ -588,6 +613,8 @@ _NUMBERS = {
   'nonnegative': _outside(-1e-9, -1),
   'epsilon': _outside(-1e-9, 1e-45, 1e-39),
   'threshold': _outside(3.999, 0, -5),
+  'positive': _outside(0, 0.0, -1),
+  'partial': _outside(0, 0.0, 0.501, 1, -1),
 }
 _KINDS = {
   'learning_rate': 'nonnegative',
@@ -602,6 +629,15 @@ _KINDS = {
   'momentum': 'momentum',
   'dampening': 'momentum',
   'threshold': 'threshold',
+  'b3': 'rate',
+  'alpha': 'nonnegative',
+  'gamma': 'nonnegative',
+  'clip_power': 'nonnegative',
+  'a': 'positive',
+  'b': 'positive',
+  'max_norm': 'positive',
+  'trust_coefficient': 'positive',
+  'partial': 'partial',
 }
 _BAD_FLAG = [(v, TypeError) for v in (1, 0, None, 'True', jnp.asarray(True))]
 _BAD_CHOICE = [(v, ValueError) for v in ('other', None, True, 1, 'Current', '')]
@@ -628,13 +664,14 @@ _FLAGS = (
 )
 BAD = {
   **{
-    name: _NUMBERS[kind] + _NOT_NUMBERS + _NOT_SCALARS + (_NONE if name != 'momentum' else [])
+    name: _NUMBERS[kind] + _NOT_NUMBERS + _NOT_SCALARS + (_NONE if name not in ('momentum', 'clip_power') else [])
     for name, kind in _KINDS.items()
   },
   **dict.fromkeys(_FLAGS, _BAD_FLAG),
   **dict.fromkeys(('residual', 'max_of', 'weight_decay_mode', 'first_buffer'), _BAD_CHOICE),
   **dict.fromkeys(('mu_dtype', 'accumulator_dtype'), _BAD_DTYPE),
-  **dict.fromkeys(('mask', 'weight_decay_mask'), _BAD_MASK),
+  **dict.fromkeys(('mask', 'weight_decay_mask', 'trust_ratio_mask'), _BAD_MASK),
+  'warmup_steps': [(v, ValueError) for v in (0, -1)] + [(v, TypeError) for v in (1.5, True, '1', jnp.asarray(1.0))],
   'store': _BAD_STORE,
 }
 # What a variant needs so that the argument is used at all.
@@ -676,6 +713,8 @@ def test_numbers_on_the_edge_are_taken(argument):
     'nonnegative': (0, 0.0, 3, 1e30),
     'epsilon': (0, 0.0, 1.2e-38, 5),
     'threshold': (4, 4.0, 100),
+    'positive': (1e-3, 2, 1e30),
+    'partial': (0.5, 0.01),
   }
   p = params()
   for value in edges[_KINDS[argument[1]]]:

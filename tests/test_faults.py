@@ -23,6 +23,8 @@ STORES = {
 BAD = [np.nan, np.inf, -np.inf]
 # Those that divide by the root of squares: what is not finite must not become "no scale" there.
 ADAPTIVE = [row for row in ROWS if any(line.squares for line in row.make().lines)]
+# Padam's steps grow with the gradient, as those of SGD; ACProp's are divided by what was known before.
+UNBOUNDED = ('padam', 'acprop')
 each_adaptive = pytest.mark.parametrize('row', [row for row in ADAPTIVE if not row.kept], ids=str)
 
 
@@ -86,7 +88,7 @@ def test_a_negative_or_infinite_second_moment_is_seen(row):
   u, _ = tx.update(jnp.full(3, 0.5), spoiled, p)
   assert np.isnan(u[1])
   assert np.isnan(u[0]) or 'nu_max' in state.slots  # a maximum is not negative
-  assert np.isfinite(u[2])
+  assert np.isfinite(u[2]) or not row.elementwise  # the norm of all is not finite
 
 
 @pytest.mark.parametrize('value', [1.0, 1.5, -0.1, np.nan])
@@ -124,7 +126,7 @@ def test_adam_takes_the_steps_of_exact_arithmetic_after_a_spike(spike):
 
 
 @pytest.mark.parametrize('spike', [1e20, 1e25, 1e30, 3e38, -3e38])
-@each_adaptive
+@pytest.mark.parametrize('row', [row for row in ADAPTIVE if not row.kept and str(row) not in UNBOUNDED], ids=str)
 def test_a_spike_is_no_long_step(row, spike):
   """nu was bounded, the mean was not: 5.4e5 learning rates with adam, and 1.7e4 even 150 steps later."""
   rate = 1e-2

@@ -67,6 +67,14 @@ NOT_IN_PLACE = {
   'adam-bfloat16-mean': (1, 0.5),  # the step uses the mean before its rounding, so the old one is needed to the end
   'presets.ranger_adabelief.ranger-decayed': (2, 5),  # centralized, chosen by step, synchronized: waits at each
   'presets.timm.rmsprop_tf-cautious': (0, 1),  # the direction waits for its own mean
+  'lion': (1, 1),  # the direction is an average with the old mean, which the new one overwrites
+  'adopt': (1, 1),  # the old second moment divides, the new one is kept
+  'acprop': (1, 1),
+  'adan': (2, 1),  # the change needs the old gradient after the new one is kept
+  'mars': (2, 1.5),  # the same, and the gradient waits for its own norm
+  'lamb': (0, 2),  # the direction waits for its own norm
+  'lamb-decayed': (0, 2),
+  'lars': (0, 1),
   'rmsprop-nesterov-decayed': (0, 2),  # the root and the quotient are used twice: divisions are not computed twice
 }
 if jax.__version_info__ >= (0, 12):

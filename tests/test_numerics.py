@@ -50,7 +50,7 @@ def make(name, **options):
 
 def second_rate(name):
   """What an algorithm calls the decay rate of its second moment; None if it has none."""
-  return {'rmsprop': 'decay', 'adagrad': None, 'sgd': None}.get(name, 'b2')
+  return {'rmsprop': 'decay', 'adagrad': None, 'sgd': None, 'lars': None}.get(name, 'b2')
 
 
 # The reference algorithms: rectified, and the plain mean until that is possible.
@@ -61,6 +61,10 @@ DEFAULTS = [(name, {}) for name in ('adabelief', 'scale_by_belief', 'adam', 'ams
 # An option is ill-conditioned by nature, so that a larger eps has to cover what rounding decides:
 # - rmsprop centered and bias-corrected: the second variance is (g_2 - g_1)^2 / 4, so that the step is largest, and
 #   least exact, in the element whose two gradients happen to be nearly equal.
+# Others lose digits to what they keep, in float32 up to 8e-6 after 200 steps, so their rate is named:
+# - adamax decays by products alone, whose roundings add up: most at b2 = 0.99999;
+# - yogi adds and never forgets; adopt's moment is only decayed where the first gradient was large, at b2 = 0.99999;
+# - mars multiplies changes by gamma b1 / (1 - b1), 10 here, and at b2 = 0.6 the scale of a change is forgotten at once.
 OPTIONS = [
   *((name, {}) for name in ('adamw', 'nadam', 'nadamw', 'adagrad', 'sgd')),
   ('adabelief', OFFICIAL),
@@ -120,6 +124,39 @@ OPTIONS = [
   ('sgd', {'momentum': 0.9, 'dampening': 0.9}),
   ('sgd', {'momentum': 0.9, 'dampening': 0.5, 'first_buffer': 'undampened', 'nesterov': True}),
   ('sgd', {'momentum': 0.9, 'weight_decay': 0.1, 'weight_decay_mode': 'l2'}),
+  ('laprop', {}),
+  ('laprop', {'b1': 0.99, 'eps': 1e-3, 'weight_decay': 0.1}),
+  ('adamax', {'b2': 0.9}),
+  ('adamax', {'b2': 0.99}),
+  ('adamax', {'b2': 0.9, 'eps': 1e-3, 'weight_decay': 0.1, 'weight_decay_mode': 'cautious'}),
+  ('lion', {}),
+  ('lion', {'b1': 0.95, 'weight_decay': 0.1}),
+  ('yogi', {'b2': 0.9}),
+  ('yogi', {'b2': 0.99999, 'initial_accumulator_value': 1.0}),
+  ('adam_atan2', {}),
+  ('adam_atan2', {'a': 1.0, 'b': 2.0}),
+  ('adopt', {'b2': 0.6}),
+  ('adopt', {'b2': 0.9999}),
+  ('adopt', {'clip_power': None, 'eps': 0.1}),
+  ('adopt', {'clip_power': 0.333, 'weight_decay': 0.1}),
+  ('adan', {}),
+  ('adan', {'b1': 0.9, 'b3': 0.9, 'weight_decay': 0.1}),
+  ('ademamix', {}),
+  ('ademamix', {'warmup_steps': 150, 'alpha': 8.0, 'weight_decay': 0.1}),
+  ('mars', {}),
+  ('mars', {'b2': 0.99, 'gamma': 0.5, 'max_norm': 100.0, 'weight_decay': 0.1}),
+  ('padam', {}),
+  ('padam', {'partial': 0.125, 'amsgrad': False, 'weight_decay': 0.1}),
+  ('acprop', {}),
+  ('acprop', {'degenerate_to_sgd': True, 'eps_root': 1e-8, 'weight_decay': 0.1}),
+  ('eadam', {}),
+  ('eadam', {'eps': 1e-3, 'eps_root': 1e-4}),
+  ('adamomentum', {}),
+  ('adamomentum', {'eps_root': 1e-8, 'b1': 0.5}),
+  ('lamb', {}),
+  ('lamb', {'weight_decay': 0.1, 'eps_root': 1e-3}),
+  ('lars', {}),
+  ('lars', {'weight_decay': 0.1, 'trust_coefficient': 0.1, 'eps': 1e-3, 'nesterov': True}),
 ]
 
 
@@ -500,6 +537,9 @@ EXTREME_CASES = [
   ('adagrad', {'initial_accumulator_value': 0.0}),
   ('adagrad', {'eps_in_sqrt': False}),
   ('sgd', {'momentum': 0.9, 'nesterov': True}),
+  *((name, {}) for name in ('laprop', 'adamax', 'yogi', 'adam_atan2', 'adan', 'ademamix', 'mars', 'padam')),
+  ('adopt', {'clip_power': 4.0}),  # a limit that is not reached: behind it no rate would count
+  *((name, {}) for name in ('acprop', 'eadam', 'adamomentum', 'lars')),
 ]
 extreme_cases = pytest.mark.parametrize('case', EXTREME_CASES, ids=label)
 

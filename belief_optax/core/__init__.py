@@ -32,6 +32,7 @@ from belief_optax.core.arguments import (
   is_zero,
   option,
   optional_hyper,
+  optional_positive_integer,
   positive_integer,
   state_dtype,
 )
@@ -88,6 +89,7 @@ __all__ = [
   'normal_mask',
   'option',
   'optional_hyper',
+  'optional_positive_integer',
   'piece',
   'positive_integer',
   'state_dtype',

@@ -124,6 +124,11 @@ def positive_integer(name: str, value: Any) -> int:
   return value
 
 
+def optional_positive_integer(name: str, value: Any) -> int | None:
+  """Returns a Python int >= 1 or None, or raises an error that names it."""
+  return None if value is None else positive_integer(name, value)
+
+
 def state_dtype(name: str, value: Any) -> Any:
   """Returns the dtype in which a slot is kept, or None for the default (float32 or wider)."""
   if value is None:

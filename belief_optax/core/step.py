@@ -160,10 +160,10 @@ class Rule:
 
   @functools.cached_property
   def _bounded_at(self) -> int | None:
-    """The line before which the gradient is bounded: the first that keeps anything, if one keeps squares."""
+    """The line before which the gradient is bounded: the first that reads or keeps anything, if one keeps squares."""
     if not any(line.squares for line in self.lines):
       return None
-    return next(i for i, line in enumerate(self.lines) if line.slots)
+    return next(i for i, line in enumerate(self.lines) if line.slots or line.requires())
 
   def _complete(self, route: Route) -> int:
     """The last line that writes one of the slots of a route."""

@@ -94,13 +94,18 @@ def averaged_params(state: Any, like: Any = None) -> Any:
     >>> bo.averaged_params(tx.init(params), like=params)
     {'w': Array([1, 1], dtype=bfloat16)}
   """
-  states = jax.tree.leaves(state, is_leaf=lambda x: isinstance(x, State))
-  trees = [x.slots['ema'] for x in states if isinstance(x, State) and 'ema' in x.slots]
-  if not trees:
-    raise ValueError('state has no averages of parameters: put average_params last in the recipe that made it.')
-  elsewhere = lambda x: isinstance(x, optax.MaskedNode)  # a parameter of another group
-  averages = jax.tree.map(_only, *trees, is_leaf=elsewhere)
+  averages = tree_of_slot(state, 'ema', 'average_params')
   return averages if like is None else jax.tree.map(lambda x, p: x.astype(dtypes.of(p)), averages, like)
+
+
+def tree_of_slot(state: Any, name: str, owner: str) -> Any:
+  """What one piece keeps of all parameters, from the states of one or more recipes inside of wrappers."""
+  states = jax.tree.leaves(state, is_leaf=lambda x: isinstance(x, State))
+  trees = [x.slots[name] for x in states if isinstance(x, State) and name in x.slots]
+  if not trees:
+    raise ValueError(f'state has no averages of parameters: put {owner} last in the recipe that made it.')
+  elsewhere = lambda x: isinstance(x, optax.MaskedNode)  # a parameter of another group
+  return jax.tree.map(_only, *trees, is_leaf=elsewhere)
 
 
 def _only(*candidates: Any) -> Any:

@@ -85,7 +85,7 @@ class SecondMoment(Line):
   b2: ScalarOrSchedule = hyper(default=0.999, allowed=ranges.DECAY_RATE)
   initial: ScalarOrSchedule = hyper(default=0.0, allowed=ranges.NONNEGATIVE)
 
-  gives = ('nu_hat',)
+  gives = ('nu', 'nu_hat')
   squares = True
 
   @property
@@ -149,7 +149,7 @@ class Belief(Line):
   b1: ScalarOrSchedule | None = optional_hyper(default=None, allowed=ranges.POSITIVE_DECAY_RATE)
 
   needs = ('mu',)
-  gives = ('nu_hat',)
+  gives = ('nu', 'nu_hat')
   squares = True
 
   @property
@@ -209,7 +209,7 @@ class CenteredMoment(Line):
   initial: ScalarOrSchedule = hyper(default=0.0, allowed=ranges.NONNEGATIVE)
   debias: bool = option(default=False, normal=flag)
 
-  gives = ('mu', 'mu_hat', 'nu_hat')
+  gives = ('mu', 'mu_hat', 'nu', 'nu_hat')
   squares = True
 
   def aged(self) -> tuple[str, ...]:
@@ -236,6 +236,56 @@ class CenteredMoment(Line):
 
 
 centered_moment = piece(CenteredMoment)
+
+
+class YogiMoment(Line):
+  r"""Moves the second moment towards the squared magnitude of the gradient, by no more than a part of that.
+
+  .. math:: v_t = v_{t-1} + (1 - b_2) \operatorname{sign}(|g_t|^2 - v_{t-1}) |g_t|^2
+
+  A second moment that is much larger than the squares shrinks slowly, so that the step does not grow at once.
+
+  Args:
+    b2: decay rate of the second moment: a number in [0, 1), a scalar array or a schedule.
+    initial: value of the second moment before the first step: a finite number >= 0, a scalar array or a schedule.
+
+  Returns:
+    A piece with the slot `nu` (real, also for complex parameters). It does not change the direction.
+
+  Raises:
+    ValueError: if an argument is out of range.
+    TypeError: if an argument has a wrong type.
+
+  Example:
+    >>> import belief_optax as bo, jax.numpy as jnp
+    >>> tx = bo.compose(bo.yogi_moment(0.75, initial=10.0), bo.precondition(0.0))
+    >>> tx.update(jnp.array(2.0), tx.init(jnp.array(0.0)))[0].round(4)  # 2 / sqrt(10 - 4 / 4)
+    Array(0.6667, dtype=float32)
+
+  References:
+    Zaheer et al., Adaptive methods for nonconvex optimization (NeurIPS 2018), Algorithm 2.
+  """
+
+  b2: ScalarOrSchedule = hyper(default=0.999, allowed=ranges.DECAY_RATE)
+  initial: ScalarOrSchedule = hyper(default=1e-6, allowed=ranges.NONNEGATIVE)
+
+  gives = ('nu', 'nu_hat')
+  squares = True
+
+  @property
+  def slots(self) -> tuple[Slot, ...]:
+    return (Slot('nu', real=True, fill=self.initial),)
+
+  def scalars(self, now: Now) -> Any:
+    return 1 - now(self.b2)
+
+  def step(self, x: Leaf, k: Any) -> Leaf:
+    old, squared = x.slots['nu'], formulas.square(x.g)
+    nu = old + jnp.sign(squared - old) * formulas.square(x.g, k)  # v_t = v_{t-1} + (1-b2) sign(|g|^2 - v_{t-1}) |g|^2
+    return x.keep(nu=nu).set(nu_hat='nu')
+
+
+yogi_moment = piece(YogiMoment)
 
 
 class AccumulateSquares(Line):
@@ -265,7 +315,7 @@ class AccumulateSquares(Line):
 
   initial: ScalarOrSchedule = hyper(default=0.0, allowed=ranges.NONNEGATIVE)
 
-  gives = ('nu_hat',)
+  gives = ('nu', 'nu_hat')
   squares = True
 
   @property

@@ -1,0 +1,70 @@
+"""EAdam: Adam whose eps is stored."""
+
+import optax
+
+from belief_optax import pieces
+from belief_optax.core import Recipe, compose
+from belief_optax.core.vocabulary import Mask, StoreLike, WeightDecayMode
+from belief_optax.optimizers.descend import descend, normalized
+
+
+def eadam(
+  learning_rate: optax.ScalarOrSchedule,
+  b1: optax.ScalarOrSchedule = 0.9,
+  b2: optax.ScalarOrSchedule = 0.999,
+  eps: optax.ScalarOrSchedule = 0.0,
+  eps_root: optax.ScalarOrSchedule = 1e-8,
+  *,
+  weight_decay: optax.ScalarOrSchedule = 0.0,
+  weight_decay_mask: Mask | None = None,
+  weight_decay_mode: WeightDecayMode = 'decoupled',
+  store: StoreLike = 'float32',
+) -> Recipe:
+  r"""EAdam: Adam with an eps that is added to the second moment at every step.
+
+  .. math::
+    v_t = b_2 v_{t-1} + (1-b_2) |g_t|^2 + \varepsilon_{root}, \qquad
+    \theta_t = \theta_{t-1} - \alpha_t \frac{m_t / (1-b_1^t)}{\sqrt{v_t / (1-b_2^t)} + \varepsilon}
+
+  with the mean of `adam`. As $\varepsilon_{root}$ is stored, the denominator is never below
+  $\sqrt{\varepsilon_{root} / (1-b_2)}$. `adabelief` has such a floor too; `adamomentum` is the same list in another
+  order.
+
+  Args:
+    learning_rate: step size alpha: a finite number >= 0, a scalar array (can change without recompiling) or a schedule
+      `count -> value`, whose first count is 0.
+    b1: decay rate of the mean: a number in [0, 1), a scalar array or a schedule.
+    b2: decay rate of the second moment: a number in [0, 1), a scalar array or a schedule.
+    eps: added to the root: 0 or a finite number >= 1.175e-38, a scalar array or a schedule.
+    eps_root: added to v at every step: a number >= 0, a scalar array or a schedule.
+    weight_decay: weight decay w (0 for none): a finite number >= 0, a scalar array or a schedule.
+    weight_decay_mask: what decays: a tree of bools, a prefix of one, or a callable `params -> mask`; None for all.
+    weight_decay_mode: how parameters decay: by the learning rate times w (`'decoupled'`), through the gradient
+      (`'l2'`), by w alone (`'fixed'`), by w times the learning rate relative to its first value (`'independent'`), or
+      as decoupled, but only where the step does not move them away from 0 (`'cautious'`).
+    store: how the slots are kept between the steps: `'float32'`, `'params'`, `'bfloat16'`, `'packed16'`, `'int8'`, a
+      `stores.Store`, or a mapping from slots to one of these.
+
+  Returns:
+    A `Recipe`: an `optax.GradientTransformationExtraArgs` that prints and compares as the list of its lines.
+
+  Raises:
+    ValueError: if a number is out of range or an option unknown.
+    TypeError: if an argument has a wrong type.
+
+  Example:
+    >>> import belief_optax as bo
+    >>> bo.eadam(1e-3)
+    compose(
+      direction_moment(b2=0.999, eps_root=1e-08),
+      first_moment(b1=0.9, dtype=None),
+      bias_correct(b1=0.9, b2=0.999),
+      precondition(eps=0.0, eps_root=0.0),
+      scale_by_learning_rate(learning_rate=0.001, flip_sign=True),
+    )
+
+  References:
+    Yuan and Gao, EAdam (https://arxiv.org/abs/2011.02150), Algorithm 1.
+  """  # own words: eps_root
+  direction = compose(pieces.direction_moment(b2, eps_root), pieces.first_moment(b1), normalized(b1, b2, eps))
+  return descend(direction, learning_rate, weight_decay, weight_decay_mask, weight_decay_mode, store=store)

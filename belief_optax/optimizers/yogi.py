@@ -1,0 +1,72 @@
+"""Yogi: a second moment that shrinks slowly."""
+
+import optax
+
+from belief_optax import pieces
+from belief_optax.core import NONNEGATIVE, Recipe, compose, hyperparameter
+from belief_optax.core.vocabulary import Mask, StoreLike, WeightDecayMode
+from belief_optax.optimizers.descend import descend, normalized
+
+
+def yogi(
+  learning_rate: optax.ScalarOrSchedule,
+  b1: optax.ScalarOrSchedule = 0.9,
+  b2: optax.ScalarOrSchedule = 0.999,
+  eps: optax.ScalarOrSchedule = 1e-3,
+  initial_accumulator_value: optax.ScalarOrSchedule = 1e-6,
+  *,
+  weight_decay: optax.ScalarOrSchedule = 0.0,
+  weight_decay_mask: Mask | None = None,
+  weight_decay_mode: WeightDecayMode = 'decoupled',
+  store: StoreLike = 'float32',
+) -> Recipe:
+  r"""Yogi: Adam with a second moment that moves by no more than a part of the squared gradient.
+
+  .. math::
+    m_t = b_1 m_{t-1} + (1-b_1) g_t, \qquad
+    v_t = v_{t-1} + (1-b_2) \operatorname{sign}(|g_t|^2 - v_{t-1}) |g_t|^2, \qquad
+    \theta_t = \theta_{t-1} - \alpha_t \frac{m_t / (1-b_1^t)}{\sqrt{v_t / (1-b_2^t)} + \varepsilon}
+
+  Both moments are bias-corrected, as in optax and TensorFlow Addons; the paper does not say so. The mean begins at 0:
+  optax and torch's packages also let it begin at `initial_accumulator_value`, as if there had been such gradients.
+
+  Args:
+    learning_rate: step size alpha: a finite number >= 0, a scalar array (can change without recompiling) or a schedule
+      `count -> value`, whose first count is 0.
+    b1: decay rate of the mean: a number in [0, 1), a scalar array or a schedule.
+    b2: decay rate of the second moment: a number in [0, 1), a scalar array or a schedule.
+    eps: added to the root: 0 or a finite number >= 1.175e-38, a scalar array or a schedule.
+    initial_accumulator_value: value of the second moment before the first step: a finite number >= 0, a scalar array or
+      a schedule.
+    weight_decay: weight decay w (0 for none): a finite number >= 0, a scalar array or a schedule.
+    weight_decay_mask: what decays: a tree of bools, a prefix of one, or a callable `params -> mask`; None for all.
+    weight_decay_mode: how parameters decay: by the learning rate times w (`'decoupled'`), through the gradient
+      (`'l2'`), by w alone (`'fixed'`), by w times the learning rate relative to its first value (`'independent'`), or
+      as decoupled, but only where the step does not move them away from 0 (`'cautious'`).
+    store: how the slots are kept between the steps: `'float32'`, `'params'`, `'bfloat16'`, `'packed16'`, `'int8'`, a
+      `stores.Store`, or a mapping from slots to one of these.
+
+  Returns:
+    A `Recipe`: an `optax.GradientTransformationExtraArgs` that prints and compares as the list of its lines.
+
+  Raises:
+    ValueError: if a number is out of range or an option unknown.
+    TypeError: if an argument has a wrong type.
+
+  Example:
+    >>> import belief_optax as bo
+    >>> bo.yogi(1e-3)
+    compose(
+      first_moment(b1=0.9, dtype=None),
+      yogi_moment(b2=0.999, initial=1e-06),
+      bias_correct(b1=0.9, b2=0.999),
+      precondition(eps=0.001, eps_root=0.0),
+      scale_by_learning_rate(learning_rate=0.001, flip_sign=True),
+    )
+
+  References:
+    Zaheer et al., Adaptive methods for nonconvex optimization (NeurIPS 2018), Algorithm 2.
+  """
+  initial = hyperparameter('initial_accumulator_value', initial_accumulator_value, NONNEGATIVE)
+  direction = compose(pieces.first_moment(b1), pieces.yogi_moment(b2, initial), normalized(b1, b2, eps))
+  return descend(direction, learning_rate, weight_decay, weight_decay_mask, weight_decay_mode, store=store)
