@@ -19,8 +19,8 @@ class Config:
     package: the real package, as pip calls it.
     version: its version.
     optimizer: `module:name` in the package.
-    preset: `module.function` in belief_optax.presets.
-    kwargs: what both are called with.
+    preset: `module.function` in belief_optax.presets, or the name of an algorithm of belief_optax itself.
+    kwargs: what both are called with; an algorithm gets it under its own names, see `OWN_NAMES`.
     ours: what only the preset is called with.
     rates: the name of a table of learning rates that replaces the one learning rate.
     complex_: whether the problem is the complex one.
@@ -56,14 +56,42 @@ class Config:
     return 'learning_rate' if self.preset.split('.')[0] in ('adabelief_tf', 'bert', 'optax') else 'lr'
 
   @property
+  def is_preset(self) -> bool:
+    """Whether it is compared with a preset, which has the names of the package, or with an algorithm of our own."""
+    return '.' in self.preset
+
+  @property
+  def own_kwargs(self) -> dict[str, Any]:
+    """`kwargs` under the names of our algorithms."""
+    given = {name: value for name, value in self.kwargs.items() if name != 'betas'}
+    given |= zip(('b1', 'b2', 'b3'), self.kwargs.get('betas', ()), strict=False)
+    return {OWN_NAMES.get(name, name): value for name, value in given.items() if OWN_NAMES.get(name, name)}
+
+  @property
   def by_array(self) -> bool:
     """Whether the optimizer looks at whole arrays or at their names; the others are elementwise."""
-    return self.preset in ('ranger_adabelief.ranger', 'bert.adamw') or bool(self.kwargs.get('caution'))
+    arrays = ('ranger_adabelief.ranger', 'bert.adamw', 'lamb', 'lars', 'mars')
+    return self.preset in arrays or bool(self.kwargs.get('caution'))
 
   def digest(self) -> str:
     """Changes when anything changes that the real trajectory depends on."""
     table = problem.RATES[self.rates].tobytes() if self.rates else b''
     return hashlib.sha256(repr(dataclasses.astuple(self)).encode() + table + problem.DIGEST).hexdigest()[:16]
+
+
+# What packages call the arguments of our algorithms; '' is left out, as ours has no other way.
+OWN_NAMES = {
+  'lr': 'learning_rate',
+  'always_adapt': '',
+  'clip_exp': 'clip_power',
+  'initial_accumulator': 'initial_accumulator_value',
+  'max_grad_norm': '',
+  'no_prox': '',
+  'optimize_1d': '',
+  't_alpha_beta3': 'warmup_steps',
+  'trust_coeff': 'trust_coefficient',
+  'weight_decouple': '',
+}
 
 
 def case(rates='', complex_=False, ours=None, dtypes=DTYPES, why='', **kwargs):
@@ -398,6 +426,60 @@ def _optax(version):
   return _family('optax', version, 'optax._src.alias:adabelief', 'optax.adabelief', *cases, *nesterov, version=version)
 
 
+def _own():
+  """Our algorithms beside the authors' code, or the package that is nearest to it."""
+  make = lambda **kwargs: case(**{'lr': 0.01, **kwargs})
+  timm = lambda module, name, *cases: _family('timm', '1.0.31', f'timm.optim.{module}:{name}', module, *cases)
+  zoo = lambda module, name, *cases: _family(
+    'pytorch-optimizer', '4.1.0', f'pytorch_optimizer.optimizer.{module}:{name}', module, *cases
+  )
+  decoupled = {'weight_decay': WD, 'weight_decouple': True}
+  products = 'the maximum of AdaMax decays by products, whose roundings add up'
+  return [
+    *_family('torch', '2.13.0', 'torch.optim:Adamax', 'adamax', *(
+      make(**kwargs, dtypes=('float64',), why=products)
+      for kwargs in ({}, {'eps': EPS, 'betas': B9}, {'rates': 'linear'})
+    ), make(betas=B9, eps=0.1, weight_decay=WD, ours={'weight_decay_mode': 'l2'}, dtypes=('float64',), why=products)),
+    *timm('lion', 'Lion', make(), make(betas=FAST), make(weight_decay=WD, rates='linear')),
+    *timm('laprop', 'LaProp', make(), make(eps=EPS, betas=(0.99, 0.9))),
+    *timm('adopt', 'Adopt',
+      make(clip_exp=0.25), make(clip_exp=0.333, eps=EPS, betas=B9), make(clip_exp=None, eps=0.1, rates='linear'),
+      make(clip_exp=0.25, weight_decay=WD, eps=EPS, ours={'weight_decay_mode': 'l2'}),
+    ),
+    *timm('adan', 'Adan',
+      make(no_prox=True), make(no_prox=True, eps=EPS, betas=(0.9, 0.8, 0.95)),
+      make(no_prox=True, weight_decay=WD, rates='stairs'),
+    ),
+    *timm('mars', 'Mars',
+      make(optimize_1d=True, betas=(0.95, 0.99)), make(optimize_1d=True, eps=EPS, betas=B9, gamma=0.1),
+      make(optimize_1d=True, betas=(0.95, 0.99), weight_decay=WD, rates='linear'),
+    ),
+    *timm('lamb', 'Lamb',
+      make(max_grad_norm=None, always_adapt=True, weight_decay=0.0),
+      make(max_grad_norm=None, weight_decay=WD, eps=EPS, betas=B9, rates='linear'),
+    ),
+    *timm('lars', 'Lars',
+      make(momentum=0.9, always_adapt=True, eps=0.0, lr=1.0),
+      make(momentum=0.9, always_adapt=True, trust_coeff=0.02, eps=EPS, nesterov=True),
+    ),
+    *zoo('yogi', 'Yogi',
+      make(initial_accumulator=0.0), make(initial_accumulator=0.0, betas=B9, eps=0.1),
+      make(initial_accumulator=0.0, rates='linear', **decoupled),
+    ),
+    *zoo('padam', 'PAdam',
+      make(ours={'amsgrad': False}), make(ours={'amsgrad': False}, partial=0.125, eps=EPS, betas=B9, **decoupled),
+      make(ours={'amsgrad': False}, partial=0.5, rates='linear'),
+    ),
+    *zoo('ademamix', 'AdEMAMix',
+      make(), make(t_alpha_beta3=30, alpha=8.0, betas=(0.9, 0.99, 0.999)),
+      make(eps=EPS, rates='linear', **decoupled),
+    ),
+    *_family('adam-atan2-pytorch', '0.4.1', 'adam_atan2_pytorch.adam_atan2:AdamAtan2', 'adam_atan2',
+      make(betas=(0.9, 0.99)), make(betas=B9, a=1.0, b=2.0), make(betas=FAST, weight_decay=WD, rates='linear'),
+    ),
+  ]  # fmt: skip
+
+
 CONFIGS = (
   *(config for version in ('0.0.5', '0.1.0', '0.2.0', '0.2.1') for config in _adabelief_pytorch(version)),
   *(config for version in ('0.1.0', '0.2.0', '0.2.1') for config in _adabelief_tf(version)),
@@ -409,4 +491,5 @@ CONFIGS = (
   *_torch_optimizer(),
   *_bert(),
   *(config for version in ('0.1.0', '0.2.3', '0.2.8') for config in _optax(version)),
+  *_own(),
 )

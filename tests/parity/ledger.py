@@ -59,6 +59,33 @@ that is not decoupled has no effect.
   'optax adabelief': """
 eps_root is added to s, eps to the corrected root. Up to 0.2.3 the residual is that of the mean before the step.
 """,
+  'torch Adamax': 'eps is added to the size of the gradient (the paper has none).',
+  'timm Lion': "The authors' code.",
+  'timm LaProp': """
+The authors' code: the learning rate stands inside of the momentum, so that it differs from the paper, and from
+`laprop`, once the rate changes. Its decay is that of the parameters after the step. Compared at a constant rate and
+without decay.
+""",
+  'timm Adopt': """
+The authors' code; the default of clip_exp is 0.333 instead of 0.25. Decoupled decay, which is not compared, begins with
+the second step, that of `adopt` with the first.
+""",
+  'timm Adan': "The authors' code. Decay is compared with no_prox=True, which is decoupled.",
+  'timm Mars': """
+The authors' code, with b1 = 0.9 by default, but its first step knows no gradient before, as that of `mars`. Compared
+with optimize_1d=True, as `mars` treats all arrays alike.
+""",
+  'timm Lamb': 'Without its clipping of the global norm. Where nothing decays it has a ratio only with always_adapt.',
+  'timm Lars': """
+Its decay, which is not compared, enters the ratio by the norm of the parameters, that of `lars` and optax by the norm
+of gradient and decay together.
+""",
+  'pytorch-optimizer Yogi': """
+Both averages begin at initial_accumulator, the mean too; compared at 0, as the mean of `yogi` begins there.
+""",
+  'pytorch-optimizer PAdam': 'Without the maximum, which it does not have; the paper and `padam` have it by default.',
+  'pytorch-optimizer AdEMAMix': 'The equations of the paper.',
+  'adam-atan2-pytorch AdamAtan2': 'The default of b2 is 0.99.',
 }
 
 INTRODUCTION = f"""
@@ -108,7 +135,8 @@ def text(found):
   ]
   for title, deviations in DEVIATIONS.items():
     configs = [config for config in CONFIGS if _title(config) == title]
-    lines += [f'## {title}\n', f'{deviations.strip()}\n', f'`presets.{configs[0].preset}`\n']
+    name = f'presets.{configs[0].preset}' if configs[0].is_preset else configs[0].preset
+    lines += [f'## {title}\n', f'{deviations.strip()}\n', f'`{name}`\n']
     lines += ['| version | configuration | float64 | float32 |', '|---|---|---|---|']
     lines += [*(_row(config, found[config]) for config in configs), '']
   return '\n'.join(lines).rstrip() + '\n'

@@ -11,6 +11,7 @@ import problem
 from configs import CONFIGS
 from helpers import precision
 
+import belief_optax as bo
 from belief_optax import presets
 
 
@@ -33,7 +34,10 @@ def recipe(config, make, **others):
 
 
 def preset(config):
-  """The preset of a configuration."""
+  """The preset of a configuration, or the algorithm of our own."""
+  if not config.is_preset:
+    rates = {'learning_rate': Rates(config.rates)} if config.rates else {}
+    return getattr(bo, config.preset)(**{**config.own_kwargs, **config.ours, **rates})
   others = dict(config.ours)
   if isinstance(decay := config.kwargs.get('weight_decay'), dict):  # of labml
     others['weight_decay'] = presets.labml.WeightDecay(**decay)

@@ -22,7 +22,7 @@ from ours import recipe, scan
 FOLDER = Path(os.environ.get('PARITY_PEERS', Path(sys.prefix) / 'peers'))
 MISSING = 'PARITY_PEERS' not in os.environ and not FOLDER.exists()
 # Packages whose `__init__` imports far more than an optimizer: only the module of the optimizer is run.
-BARE = ('timm', 'timm.optim', 'torch_optimizer', 'pytorch_pretrained_bert')
+BARE = ('timm', 'timm.optim', 'torch_optimizer', 'pytorch_pretrained_bert', 'adam_atan2_pytorch')
 
 
 def run(config, dtype):

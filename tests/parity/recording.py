@@ -15,13 +15,17 @@ def kept(trajectory):
   return trajectory[np.array(STEPS) - 1]
 
 
-def save(run):
-  """Records `run(config, dtype)` for all configurations; what is not compared is NaN."""
-  nothing = np.full((len(STEPS), problem.SIZE), np.nan)
-  rows = {
-    dtype: np.stack([kept(run(c, dtype)) if dtype in c.dtypes else nothing for c in CONFIGS]).astype(dtype)
-    for dtype in DTYPES
-  }
+def save(run, known=None):
+  """Records `run(config, dtype)` for all configurations that are not known; what is not compared is NaN."""
+  nothing, known = np.full((len(STEPS), problem.SIZE), np.nan), known or {}
+
+  def row(config, dtype):
+    if dtype not in config.dtypes:
+      return nothing
+    old = known.get((config.digest(), dtype))
+    return kept(run(config, dtype)) if old is None else old
+
+  rows = {dtype: np.stack([row(config, dtype) for config in CONFIGS]).astype(dtype) for dtype in DTYPES}
   digests = np.array([config.digest() for config in CONFIGS])
   np.savez_compressed(PATH, digests=digests, **rows)
 
