@@ -9,10 +9,12 @@ from belief_optax import formulas
 from belief_optax.core import Line, Recipe, State, arguments
 from belief_optax.optimizers.descend import Relative
 from belief_optax.pieces.bias import BiasCorrect, BiasCorrectStep, RawMean
-from belief_optax.pieces.decay import AddDecayedWeights
+from belief_optax.pieces.decay import AddCautiousDecay, AddDecayedWeights
 from belief_optax.pieces.lookahead import Lookahead
 from belief_optax.pieces.moments import AccumulateSquares, Belief, CenteredMoment, FirstMoment, RunningMax, SecondMoment
 from belief_optax.pieces.momentum import HeavyBall, Nesterov
+from belief_optax.pieces.normalizing import PreconditionAtan2, PreconditionPartial, Sign
+from belief_optax.pieces.norms import ClipArrayNorm, KeepNorm, TrustRatio
 from belief_optax.pieces.rectify import Rectify
 from belief_optax.pieces.reductions import Cautious
 from belief_optax.pieces.scaling import Precondition, Scale, ScaleByLearningRate
@@ -37,6 +39,8 @@ _ENTRIES: dict[str, dict[type[Line], str]] = {
 }
 # What some packages keep beside that, and what follows from the step.
 RECOMPUTED = frozenset({'rho_inf', 'rho_t'})
+# Lines that keep nothing, and that no hyperparameter of torch's packages speaks of.
+_UNSPOKEN = (AddCautiousDecay, ClipArrayNorm, KeepNorm, PreconditionAtan2, PreconditionPartial, Sign, TrustRatio)
 _MOMENTS = (FirstMoment, SecondMoment, CenteredMoment, AccumulateSquares, HeavyBall)
 
 Field = tuple[type[Line], str]  # a hyperparameter: a kind of line, and the name of its field
@@ -149,6 +153,8 @@ class Reading:
       raise ValueError('BertAdam keeps an object, its schedule, in its param_groups: pass the optimizer as like.')
     if self.first((AddDecayedWeights, 'mask'), default=None) is not None:
       raise ValueError('tx masks its weight decay, which is two param_groups in torch: pass the optimizer as like.')
+    if unspoken := [line for line in self.lines if isinstance(line, _UNSPOKEN)]:
+      raise ValueError(f'no hyperparameter of torch says {unspoken[0]!r}: pass the optimizer as like.')
     number = lambda *fields: self.number(*fields, count=count)
     options: dict[str, Any] = {
       'lr': self.number((ScaleByLearningRate, 'learning_rate'), default=1.0, count=count),
