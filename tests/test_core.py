@@ -766,6 +766,7 @@ def test_fractions_are_numbers():
     (lambda: bo.sgd(0.1, dampening=0.1), 'momentum is None'),
     (lambda: bo.sgd(0.1, accumulator_dtype='float32'), 'momentum is None'),
     (lambda: bo.rmsprop(0.1, nesterov=True), 'momentum is None'),
+    (lambda: bo.lars(0.1, momentum=None, nesterov=True), 'momentum is None'),
     (lambda: bo.adam(0.1, eps_scaled=True, bias_correction=False), 'bias_correction=False'),
     (lambda: bo.adabelief(0.1, b1=0.0, residual='previous'), 'b1 must be'),
   ],

@@ -3,7 +3,7 @@
 import optax
 
 from belief_optax import pieces
-from belief_optax.core import MOMENTUM, Recipe, compose, hyperparameter, is_zero, normal_mask, when
+from belief_optax.core import Recipe, compose, is_zero, normal_mask, when
 from belief_optax.core.vocabulary import Mask, StoreLike, checked
 
 
@@ -14,7 +14,7 @@ def lars(
   trust_coefficient: optax.ScalarOrSchedule = 0.001,
   eps: optax.ScalarOrSchedule = 0.0,
   trust_ratio_mask: Mask | None = None,
-  momentum: optax.ScalarOrSchedule = 0.9,
+  momentum: optax.ScalarOrSchedule | None = 0.9,
   nesterov: bool = False,
   *,
   store: StoreLike = 'float32',
@@ -38,7 +38,7 @@ def lars(
     eps: added to the norm of the direction: 0 or a finite number >= 1.175e-38, a scalar array or a schedule.
     trust_ratio_mask: which arrays are scaled: a tree of bools, a prefix of one, or a callable `params -> mask`; None
       for all.
-    momentum: decay rate d of the momentum buffer: a number in [0, 1], a scalar array or a schedule.
+    momentum: decay rate d of the momentum buffer: a number in [0, 1], a scalar array or a schedule; None for none.
     nesterov: whether to look ahead by one step, as Nesterov's momentum does.
     store: how the slots are kept between the steps: `'float32'`, `'params'`, `'bfloat16'`, `'packed16'`, `'int8'`, a
       `stores.Store`, or a mapping from slots to one of these.
@@ -61,13 +61,15 @@ def lars(
 
   References:
     You et al., Large batch training of convolutional networks (https://arxiv.org/abs/1708.03888), Algorithm 1.
-  """  # own words: eps, momentum
+  """  # own words: eps
   (weight_decay_mask,) = checked(weight_decay_mask=weight_decay_mask)
-  momentum = hyperparameter('momentum', momentum, MOMENTUM)
+  momentum, nesterov = checked(momentum=momentum, nesterov=nesterov)
+  if momentum is None and nesterov:
+    raise ValueError(f'{nesterov=} needs momentum, but momentum is None.')
   return compose(
     *when(not is_zero(weight_decay), pieces.add_decayed_weights(weight_decay, weight_decay_mask)),
     pieces.trust_ratio(trust_coefficient, eps, normal_mask('trust_ratio_mask', trust_ratio_mask)),
     pieces.scale_by_learning_rate(learning_rate),
-    pieces.heavy_ball(momentum, nesterov),
+    *(() if momentum is None else (pieces.heavy_ball(momentum, nesterov),)),
     store=store,
   )
