@@ -568,6 +568,11 @@ def _compiled(tx, by=None):
   return step.lower(shape, jax.eval_shape(tx.init, shape), shape).compile()
 
 
+def _large(compiled):
+  """The copies of arrays like the parameters: JAX 0.12 copies the 128 numbers of the history."""
+  return [line for line in copies(compiled.as_text()) if f'[{LARGE[0]},{LARGE[1]}]' in line]
+
+
 @pytest.mark.parametrize('mode', ['xla', 'auto'])
 @each_guard
 def test_the_step_stays_in_place(guard, mode):
@@ -575,7 +580,7 @@ def test_the_step_stays_in_place(guard, mode):
   with bo.execution.use(mode):
     tx = guard(bo.adabelief(0.1, weight_decay=0.1))
     compiled = _compiled(tx)
-  assert copies(compiled.as_text()) == []
+  assert _large(compiled) == []
   memory = compiled.memory_analysis()
   assert memory.temp_size_in_bytes < TEMPORARY
   held = jax.tree.leaves(jax.eval_shape(tx.init, jax.ShapeDtypeStruct(LARGE, jnp.float32)))
@@ -587,4 +592,4 @@ def test_multi_steps_of_optax_copies_what_accumulate_does_not():
   tx = optax.MultiSteps(bo.adabelief(0.1), 4)
   with bo.execution.use('xla'):
     theirs, ours = _compiled(tx, _by_update), _compiled(bo.accumulate(bo.adabelief(0.1), 4))
-  assert len(copies(theirs.as_text())) > 0 == len(copies(ours.as_text()))
+  assert len(_large(theirs)) > 0 == len(_large(ours))
