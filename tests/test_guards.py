@@ -582,7 +582,9 @@ def test_the_step_stays_in_place(guard, mode):
     compiled = _compiled(tx)
   assert _large(compiled) == []
   memory = compiled.memory_analysis()
-  assert memory.temp_size_in_bytes < TEMPORARY
+  # The XLA of JAX 0.7 keeps one array while the branch of `skip_unhealthy` runs.
+  old = guard is bo.skip_unhealthy and jax.__version_info__ < (0, 8)
+  assert 0 <= memory.temp_size_in_bytes - old * 4 * LARGE[0] * LARGE[1] < TEMPORARY
   held = jax.tree.leaves(jax.eval_shape(tx.init, jax.ShapeDtypeStruct(LARGE, jnp.float32)))
   assert memory.alias_size_in_bytes >= sum(x.size * x.dtype.itemsize for x in held if x.ndim == 2)
 
