@@ -294,14 +294,16 @@ def test_the_floor_of_belief_is_that_of_a_gradient_without_residual():
   assert measured(tx, grads=[GRADS[0]] * 40)['eps_share'] == 1
 
 
-def test_the_share_of_elements_that_a_line_has_clipped():
-  class Clip(bo.Line):
-    caps = True
+class Clip(bo.Line):
+  caps = True
 
-    def step(self, x, k):
-      return x.redirect(jnp.clip(x.u, -1, 1))
+  def step(self, x, k):
+    return x.redirect(jnp.clip(x.u, -1, 1))
 
-  tx = bo.compose(bo.piece(Clip)(), bo.scale_by_learning_rate(1.0))
+
+@pytest.mark.parametrize('clip', [bo.piece(Clip), lambda: bo.clip_direction(1.0)])
+def test_the_share_of_elements_that_a_line_has_clipped(clip):
+  tx = bo.compose(clip(), bo.scale_by_learning_rate(1.0))
   expected = np.mean(np.abs(flat(GRADS[-1])) > 1)
   assert 0 < expected < 1
   assert measured(diagnostics.measure(tx))['capped_share'] == pytest.approx(expected)

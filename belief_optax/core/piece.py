@@ -35,6 +35,7 @@ class Line:
     reads_params: whether `step` reads the parameter.
     splits_complex: whether all lines of its composition see a complex number as two real ones.
     elementwise: whether an element depends only on the same element of other arrays.
+    caps: whether it bounds elements of the direction, which `diagnostics.measure` then counts.
     widens: whether the update keeps the dtype in which it was computed, instead of that of the gradient.
   """
 
@@ -49,6 +50,7 @@ class Line:
   reads_params: ClassVar[bool] = False
   splits_complex: ClassVar[bool] = False
   elementwise: ClassVar[bool] = True
+  caps: ClassVar[bool] = False
   widens: ClassVar[bool] = False
 
   # What a subclass may say.

@@ -67,7 +67,7 @@ def probe(line: Line, k: Any, before: Leaf, after: Leaf, t: Any) -> Mapping[str,
     0.5
   """
   del k, t
-  return {'capped': before.u != after.u} if getattr(line, 'caps', False) else {}
+  return {'capped': before.u != after.u} if line.caps else {}
 
 
 @probe.register

@@ -37,6 +37,8 @@ class ClipDirection(Line):
 
   limit: ScalarOrSchedule = hyper(allowed=POSITIVE)
 
+  caps = True
+
   def scalars(self, now: Now) -> Any:
     return now(self.limit)
 

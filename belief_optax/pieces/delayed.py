@@ -173,6 +173,8 @@ class ClipGrowing(Line):
 
   clip_power: ScalarOrSchedule = hyper(default=0.25, allowed=NONNEGATIVE)
 
+  caps = True
+
   def scalars(self, now: Now) -> Any:
     finished = now.t - 1
     return jnp.where(finished > 0, jnp.where(finished > 0, finished, 1.0) ** now(self.clip_power), 0.0)
