@@ -36,6 +36,7 @@ def quick(tmp_path_factory):
   return done.stdout, json.loads(path.read_text()), path.with_suffix('.md').read_text()
 
 
+@pytest.mark.full
 def test_report_names_machine_and_settings(quick):
   _, report, _ = quick
   assert {'date', 'machine', 'settings', 'sections', 'notes', 'goals'} <= set(report)
@@ -45,6 +46,7 @@ def test_report_names_machine_and_settings(quick):
   assert report['goals'] == []  # a smoke test judges nothing
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
   ('section', 'fields'),
   [
@@ -61,6 +63,7 @@ def test_sections_have_their_fields(quick, section, fields):
     assert fields <= set(row)
 
 
+@pytest.mark.full
 def test_numbers_are_finite_and_positive(quick):
   may_be_zero = ('temp_bytes', 'copies', 'other_processes_cores')
   found = numbers(quick[1]['sections'])
@@ -70,6 +73,7 @@ def test_numbers_are_finite_and_positive(quick):
     assert n > 0 or (n == 0 and any(name in path for name in may_be_zero)), path
 
 
+@pytest.mark.full
 def test_what_does_not_depend_on_the_clock(quick):
   sections = quick[1]['sections']
   step = sections['step']['rows'][OURS]
@@ -81,6 +85,7 @@ def test_what_does_not_depend_on_the_clock(quick):
     assert row['state_bytes_per_parameter'] == pytest.approx(8, abs=0.1), name
 
 
+@pytest.mark.full
 def test_printed_tables_are_the_written_ones(quick):
   printed, report, written = quick
   assert printed.strip() == written.strip()
@@ -243,6 +248,7 @@ def test_unknown_section_is_a_clear_error(report, capsys):
   assert "argument --sections: invalid choice: 'sped'" in capsys.readouterr().err
 
 
+@pytest.mark.full
 def test_a_step_is_measured_beside_its_peers(tmp_path):
   pytest.importorskip('llvmlite')
   done = run(
@@ -274,6 +280,7 @@ def test_goals_of_the_peers_are_judged_by_the_median(monkeypatch):
   assert peers.Goal('first', peers.LOOP, BELIEF, 0.2).judge(first)[2] is True
 
 
+@pytest.mark.full
 def test_measuring_is_measured(tmp_path):
   pytest.importorskip('llvmlite')
   done = run('--quick', '--optimizers', 'adabelief', '--out', tmp_path, benchmark='diagnostics')
@@ -309,6 +316,7 @@ def test_the_benchmark_of_an_accelerator_names_its_trees():
   assert '100M in 8 arrays' in done.stderr
 
 
+@pytest.mark.full
 def test_guards_writes_its_tables_between_the_marks_of_the_page(tmp_path):
   """Its smoke test: two sections, whose text comes from the figures; what people wrote stays."""
   done = run('--quick', '--sections', 'tails', 'max_step', '--out', tmp_path, benchmark='guards')

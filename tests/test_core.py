@@ -30,6 +30,8 @@ PIECES = {
   'after_first': (bo.after_first(), ()),
   'average_direction': (bo.average_direction(0.9), ()),
   'clip_array_norm': (bo.clip_array_norm(0.5), ()),
+  'clip_by_rms': (bo.clip_by_rms(), ('second_moment',)),
+  'clip_direction': (bo.clip_direction(2.0), ()),
   'clip_growing': (bo.clip_growing(), ()),
   'direction_moment': (bo.direction_moment(0.999), ()),
   'gradient_change': (bo.gradient_change(0.9), ()),
@@ -636,6 +638,7 @@ _KINDS = {
   'a': 'positive',
   'b': 'positive',
   'max_norm': 'positive',
+  'max_step': 'positive',
   'trust_coefficient': 'positive',
   'partial': 'partial',
 }

@@ -64,7 +64,7 @@ def test_all_examples_are_tested():
   assert {path.stem for path in EXAMPLES.glob('[!_]*.py')} == {*FIGURES, 'multi_process'}  # see test_multi_process.py
 
 
-@pytest.mark.parametrize('name', FIGURES)
+@pytest.mark.parametrize('name', [pytest.param(n, marks=() if n == 'chain' else pytest.mark.full) for n in FIGURES])
 def test_example_draws_what_it_says(name, tmp_path):
   out = tmp_path / 'made' / 'for it'
   done = run(name, '--out', out, *QUICK.get(name, ()))

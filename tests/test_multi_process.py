@@ -100,6 +100,7 @@ def killed(tmp_path_factory):
   return out
 
 
+@pytest.mark.full
 def test_resumed_on_as_many_processes(uninterrupted, killed, final, tmp_path):
   """All bits are those of the run that nothing interrupted."""
   shutil.copytree(killed, tmp_path, dirs_exist_ok=True)
