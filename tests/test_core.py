@@ -667,7 +667,10 @@ _FLAGS = (
 )
 BAD = {
   **{
-    name: _NUMBERS[kind] + _NOT_NUMBERS + _NOT_SCALARS + (_NONE if name not in ('momentum', 'clip_power') else [])
+    name: _NUMBERS[kind]
+    + _NOT_NUMBERS
+    + _NOT_SCALARS
+    + (_NONE if name not in ('momentum', 'clip_power', 'max_step') else [])
     for name, kind in _KINDS.items()
   },
   **dict.fromkeys(_FLAGS, _BAD_FLAG),
