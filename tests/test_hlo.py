@@ -71,10 +71,10 @@ NOT_IN_PLACE = {
   'adopt': (1, 1),  # the old second moment divides, the new one is kept
   'acprop': (1, 1),
   'adan': (2, 1),  # the change needs the old gradient after the new one is kept
-  'mars': (2, 1.5),  # the same, and the gradient waits for its own norm
-  'lamb': (0, 2),  # the direction waits for its own norm
-  'lamb-decayed': (0, 2),
-  'lars': (0, 1),
+  'mars': (2, 1.5, 2),  # the same, and the gradient waits for its own norm
+  'lamb': (0, 2, 3),  # the direction waits for its own norm
+  'lamb-decayed': (0, 2, 3),
+  'lars': (0, 1, 2),  # of these four the second is that of jaxlib 0.7
   'rmsprop-nesterov-decayed': (0, 2),  # the root and the quotient are used twice: divisions are not computed twice
 }
 if jax.__version_info__ >= (0, 12):
