@@ -39,8 +39,10 @@ _ENTRIES: dict[str, dict[type[Line], str]] = {
 }
 # What some packages keep beside that, and what follows from the step.
 RECOMPUTED = frozenset({'rho_inf', 'rho_t'})
+# Lines of optimizers whose state in torch's packages looks like Adam's and means something else (LARS), or has more.
+_FOREIGN = (ClipArrayNorm, PreconditionAtan2, PreconditionPartial, Sign, TrustRatio)
 # Lines that keep nothing, and that no hyperparameter of torch's packages speaks of.
-_UNSPOKEN = (AddCautiousDecay, ClipArrayNorm, KeepNorm, PreconditionAtan2, PreconditionPartial, Sign, TrustRatio)
+_UNSPOKEN = (AddCautiousDecay, KeepNorm)
 _MOMENTS = (FirstMoment, SecondMoment, CenteredMoment, AccumulateSquares, HeavyBall)
 
 Field = tuple[type[Line], str]  # a hyperparameter: a kind of line, and the name of its field
@@ -104,6 +106,8 @@ class Reading:
   @property
   def entries(self) -> dict[str, str]:
     """The slots -> torch's names of them."""
+    if foreign := [line for line in self.lines if isinstance(line, _FOREIGN)]:
+      raise ValueError(f'no optimizer of torch whose state is known here has a line like {foreign[0]!r}.')
     entries = {
       slot: next(name for kind, name in names.items() if self.has(kind))
       for slot, names in _ENTRIES.items()

@@ -29,7 +29,8 @@ pytestmark = pytest.mark.parity
 HALF = problem.STEPS // 2
 ORDER = ('matrix', 'kernel', 'vector')  # of the parameters of the optimizer of torch
 NOT_TORCH = ('adabelief-tf', 'bert-tensorflow', 'optax')
-CONFIGS = [c for c in configs.CONFIGS if c.package not in NOT_TORCH and 'float64' in c.dtypes]
+CONFIGS = [c for c in configs.CONFIGS if c.package not in NOT_TORCH and 'float64' in c.dtypes and c.is_preset]
+OTHERS = [c for c in configs.CONFIGS if not c.is_preset]
 
 
 @pytest.fixture(autouse=True)
@@ -124,6 +125,14 @@ def test_training_goes_on(config):
     given = {'optimizer': back.optimizer, 'state_dict': state_dict, 'nothing': None}[like]
     back.load(interop.dump_state(state, tx, params, ORDER, given))
     assert error(back.train(HALF, problem.STEPS), expected) < 1e-12, like
+
+
+@pytest.mark.parametrize('config', OTHERS, ids=lambda config: config.name)
+def test_a_state_that_is_not_known_is_refused(config):
+  there = Peer(config)
+  params = there.train(0, 2)
+  with pytest.raises(ValueError, match='no optimizer of torch'):
+    interop.load_state(there.optimizer.state_dict(), ours.preset(config), params, ORDER, count=2)
 
 
 # A net of torch, in linen and in nnx: its real gradients are those of the same function.
