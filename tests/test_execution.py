@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import re
 import threading
 
 import jax
@@ -338,6 +339,33 @@ def test_other_platforms_and_exports_see_the_rule():
   assert 'custom_call' not in lowered.as_text()
   assert 'custom_call' in step.lower(p, tx.init(p), p).as_text()
   assert 'custom_call' not in str(jax.export.export(step)(p, tx.init(p), p).mlir_module())
+
+
+# fmt: off
+ELEMENTWISE = {
+  'abs', 'add', 'and', 'bitcast_convert', 'broadcast_in_dim', 'compare', 'constant', 'convert', 'divide',
+  'exponential_minus_one', 'iota', 'maximum', 'minimum', 'multiply', 'negate', 'or', 'select', 'shift_left',
+  'shift_right_logical', 'sqrt', 'subtract', 'xor',
+}
+# fmt: on
+
+
+@pytest.mark.parametrize('store', ['float32', 'bfloat16', 'packed16', 'int8'])
+@pytest.mark.parametrize('platform', ['cuda', 'tpu'])
+@pytest.mark.parametrize('split', [False, True])
+def test_a_step_is_one_elementwise_region_elsewhere(store, platform, split):
+  """Nothing that an accelerator could not fuse stands between what is read and what is written: no barrier either."""
+  tx = bo.adabelief(1e-2, weight_decay=0.1, store=store)
+  tx = bo.compose(tx, bo.round_updates('split')) if split else tx
+  p = {'w': jnp.zeros((128, 64), 'bfloat16' if split else 'float32')}
+  text = jax.jit(tx.step).trace(p, tx.init(p), p).lower(lowering_platforms=(platform,)).as_text()
+  assert set(re.findall(r'stablehlo\.(\w+)', text)) <= ELEMENTWISE
+
+
+def test_the_cpu_has_a_barrier_behind_what_is_rounded():
+  tx, p = bo.adabelief(1e-2, store='packed16'), {'w': jnp.zeros((128, 64))}
+  with bo.execution.use('xla'):
+    assert 'optimization_barrier' in jax.jit(tx.step).lower(p, tx.init(p), p).as_text()
 
 
 def test_a_store_that_needs_its_shape_stays_with_xla():

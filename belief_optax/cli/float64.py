@@ -49,7 +49,7 @@ def _equation(equation: Any, ins: Sequence[Any]) -> Sequence[Any]:
   inner = params.get('jaxpr') or params.get('call_jaxpr')
   if name in ('jit', 'pjit', 'closed_call', 'core_call', 'custom_jvp_call', 'custom_vjp_call') and inner is not None:
     return _run(inner.jaxpr, inner.consts, ins)
-  if name in ('optimization_barrier', 'stop_gradient', 'pvary', 'name'):
+  if name in ('cpu_barrier', 'optimization_barrier', 'stop_gradient', 'pvary', 'name'):
     return ins
   if name not in _NUMPY:
     raise Unknown(f'{name} has no counterpart in NumPy here')

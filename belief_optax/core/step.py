@@ -18,6 +18,7 @@ from jax.core import Tracer
 
 from belief_optax import formulas
 from belief_optax.core import arguments, dtypes, trees
+from belief_optax.core.barrier import cpu_barrier
 from belief_optax.core.clock import Now, Sampled, show
 from belief_optax.core.leaf import Leaf
 from belief_optax.core.piece import Line
@@ -226,8 +227,8 @@ class _Box:
     """The slots as they are stored, where a store rounds them: the rest of the step is taken with these."""
     if not self.route.store.rounds(self.route.group, self.old):
       return {}
-    # Behind the barrier XLA has no reason to compute them again from the old ones, which can so be overwritten.
-    self.new = new = jax.lax.optimization_barrier(self._save(slots))
+    # Behind the barrier XLA:CPU has no reason to compute them again from the old ones, which can so be overwritten.
+    self.new = new = cpu_barrier(self._save(slots))
     return self.load(new)
 
   def final(self, slots: Mapping[str, Any]) -> tuple[Any, ...]:

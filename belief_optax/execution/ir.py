@@ -532,7 +532,7 @@ _SCALAR: dict[str, _Scalar] = {
 
 _CALLS = ('jit', 'pjit', 'closed_call', 'core_call', 'custom_jvp_call', 'custom_vjp_call')
 # What hands its operands on. The first keeps XLA:CPU from computing twice, which a loop never does.
-_SAME = ('optimization_barrier', 'copy', 'copy_p', 'stop_gradient', 'pvary', 'pcast')
+_SAME = ('cpu_barrier', 'optimization_barrier', 'copy', 'copy_p', 'stop_gradient', 'pvary', 'pcast')
 
 
 def _broadcast(params: Mapping[str, Any], x: np.ndarray) -> np.ndarray:
