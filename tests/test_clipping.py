@@ -159,6 +159,9 @@ def test_it_fits_behind_every_recipe_that_has_a_second_moment(row):
     u, state = tx.update(g, state, p)
     v, other = shortened.update(g, other, p)
     for full, short in zip(jax.tree.leaves(u), jax.tree.leaves(v), strict=True):
+      if not np.any(full):  # no step yet, as of RAdam
+        assert not np.any(short)
+        continue
       ratio = np.asarray(short)[full != 0] / np.asarray(full)[full != 0]
       assert 0 < ratio.max() < 1 + 1e-6
       np.testing.assert_allclose(ratio, ratio.max(), 1e-5)  # one number for an array

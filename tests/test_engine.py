@@ -249,11 +249,16 @@ CLOSE = {'bfloat16': 0.02, 'packed16': 0.02, 'int8': 0.15}
 def test_every_store_takes_the_steps_of_float32(row, store):
   coded = {'packed16': stores.Packed16(min_size=0), 'int8': stores.Int8(min_size=0)}.get(store, store)
   (updates, slots), (expected, plain) = trained(row.make(), coded), trained_in_float32(row)
-  error = np.sqrt(np.mean((updates[-1] - expected[-1]) ** 2) / np.mean(expected[-1] ** 2))
-  assert error < CLOSE[store]
+  within = np.full(expected[-1].shape, True)
+  scales = {slot.name: slot.scale for line in row.make().lines for slot in line.slots}
+  # int8 shortens a direction that is longer than its limit: a tenth of those of the debiased residual.
+  if store == 'int8' and 'nu' in scales and scales.get('mu') == 'nu':
+    within = np.abs(plain['mu']) < 7 * np.sqrt(plain['nu'])
+    assert within.mean() > 0.85
+  far = lambda x, y: np.sqrt(np.mean((x - y)[within] ** 2) / max(np.mean(y[within] ** 2), 1e-30))
+  assert far(updates[-1], expected[-1]) < CLOSE[store]
   for name, slot in plain.items():
-    wrong = np.sqrt(np.mean((slots[name] - slot) ** 2) / max(np.mean(slot**2), 1e-30))
-    assert wrong < CLOSE[store], name
+    assert far(slots[name], slot) < CLOSE[store], name
 
 
 # Nothing is kept alive.
