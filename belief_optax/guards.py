@@ -21,6 +21,7 @@ from belief_optax import execution
 from belief_optax.core import arguments, dtypes
 from belief_optax.core.piece import comparable
 from belief_optax.one_pass import step as step_of
+from belief_optax.sharding.placement import varying_axes
 
 __all__ = [
   'AccumulateState',
@@ -356,13 +357,7 @@ def global_norm(grads: Any, axis_name: Sequence[str] = ()) -> jax.Array:
 
 def _axes(x: Any, named: Sequence[str]) -> tuple[str, ...]:
   """The axes over which devices have to agree on a number: those that are named, and those along which it differs."""
-  return tuple(dict.fromkeys([*named, *sorted(_varying(x))]))
-
-
-def _varying(x: Any) -> frozenset[str]:
-  """The axes along which an array is known to differ between devices, inside of `jax.shard_map`."""
-  kind = jax.typeof(x)
-  return kind.vma if hasattr(kind, 'vma') else kind.manual_axis_type.varying  # JAX before 0.10, and since
+  return tuple(dict.fromkeys([*named, *sorted(varying_axes(x))]))
 
 
 # What the host reads.
@@ -566,7 +561,7 @@ class _Accumulate(_Guard):
     def add(x: Any, g: Any) -> Any:
       if g is None:
         return x
-      if odd := _varying(g) - _varying(x):
+      if odd := varying_axes(g) - varying_axes(x):
         raise ValueError(
           f'accumulate keeps one mean for all devices, but the gradients differ along {", ".join(sorted(odd))}: '
           'average them before, as sharding.mean_gradients does.'
