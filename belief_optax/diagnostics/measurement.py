@@ -355,7 +355,7 @@ def _page(plan: Plan, labels: tuple[str, ...], sample: int | None, arrays: Array
     page: Page = {}
     for label, call in zip(moving, found, strict=True):
       sums = _everywhere(call.rule(*call.arrays, call.scalars[:-1], call.scalars[-1]), call.arrays)
-      page[label] = page[label] + sums if label in page else sums
+      _add(page, label, sums)
   return page
 
 
@@ -375,8 +375,12 @@ def _compared(update: Any, settings: Settings, arrays: Any) -> Page:
   for label, g, u, p in zip(settings.labels(updates), leaves, us, ps, strict=True):
     if g is not None:
       sums = _everywhere(moved(g, u, p), (g, u, p))
-      page[label] = page[label] + sums if label in page else sums
+      _add(page, label, sums)
   return page
+
+
+def _add(page: Page, label: str, sums: Sums) -> None:
+  page[label] = page[label] + sums if label in page else sums
 
 
 def _everywhere(sums: Sums, arrays: Any) -> Sums:
@@ -395,7 +399,7 @@ def _last(groups: tuple[str, ...], pages: list[Page], due: Any, step: Any, last:
   for page in pages:
     for name, sums in page.items():
       for label in dict.fromkeys([name, TOTAL]):
-        known[label] = known[label] + sums if label in known else sums
+        _add(known, label, sums)
   if unknown := set(known) - set(groups):
     raise ValueError(f'measure: the groups {sorted(unknown)} are not those of init, {sorted(groups)}.')
   new = Measurements(step, {name: _vector(known.get(name, Sums({}, {}))) for name in groups})
