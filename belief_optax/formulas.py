@@ -123,7 +123,7 @@ def norm(x: Number) -> Number:
 
 
 def unit(x: Number, eps: Number = 0.0) -> Number:
-  """X / (norm(x) + eps), and 0 where all is 0; its derivative is finite where the square of the norm would be 0."""
+  """An array over its norm plus eps; its derivative is finite also where the square of the norm would be 0."""
   shrink = 1 / _scale(x)  # arrays are only multiplied: what is divided XLA:CPU computes once, into a temporary
   return x * shrink * safe_divide(1.0, safe_sqrt(jnp.sum(square(x * shrink))) + eps * shrink)
 
