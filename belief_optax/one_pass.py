@@ -3,8 +3,11 @@
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
+import jax
 import optax
+from jax.core import Tracer
 
+from belief_optax.core.applying import Moved, applying
 from belief_optax.core.recipe import Init, Recipe, Update
 
 
@@ -14,8 +17,10 @@ def step(
   """What `tx.update` and `optax.apply_updates` do, for any transformation.
 
   A recipe of this package takes its step in one pass over memory, inside `skip_unhealthy` and `accumulate` too. In an
-  `optax.chain` that ends with one, what stands before runs as it is. Everything else runs as usual. The arguments stand
-  in the order of the results, so that a jitted step that donates params and state copies nothing.
+  `optax.chain` that ends with one, what stands before runs as it is. In a compiled step this also holds inside of
+  wrappers that hand updates on as they are: `by_path`, `optax.partition`, `optax.masked`, `optax.inject_hyperparams`.
+  Everything else runs as usual. The arguments stand in the order of the results, so that a jitted step that donates
+  params and state copies nothing.
 
   Args:
     tx: the transformation.
@@ -61,8 +66,19 @@ def _step(update: Callable[..., Any], params: Any, state: Any, grads: Any, extra
       states.append(new)
     params, new = _step(last, params, state[-1], grads, extra)
     return params, (*states, new)
-  updates, state = update(grads, state, params, **extra)
-  return optax.apply_updates(params, updates), state
+  return _wrapped(update, params, state, grads, extra)
+
+
+def _wrapped(update: Callable[..., Any], params: Any, state: Any, grads: Any, extra: dict[str, Any]) -> tuple[Any, Any]:
+  """The step of what knows of updates alone, in one pass where it hands on those of the recipes inside of it."""
+  traced = any(isinstance(x, Tracer) for x in jax.tree.leaves((params, state, grads)))  # eagerly nothing is left out
+  moved = Moved()
+  with applying(moved if traced else None):
+    updates, after = update(grads, state, params, **extra)
+  if not moved.all_in(updates):  # a wrapper has done something with them
+    moved = Moved()
+    updates, after = update(grads, state, params, **extra)
+  return moved.applied(params, updates), after
 
 
 def links_of(update: Callable[..., Any]) -> Sequence[Callable[..., Any]]:

@@ -577,8 +577,26 @@ def test_explain_says_why():
   (part,) = bo.execution.explain(chained, jax.eval_shape(lambda: p)).parts
   assert not part.native
   assert part.reason == 'reduce_sum has no instruction here'
-  with pytest.raises(TypeError, match=r'tx must be a recipe or an optax\.chain that ends with one'):
+  with pytest.raises(TypeError, match='tx must be a recipe, or a transformation that has recipes inside'):
     bo.execution.explain(optax.adam(1e-3), p)
+
+
+@pytest.mark.parametrize(
+  'wrap',
+  [
+    bo.skip_unhealthy,
+    lambda tx: bo.accumulate(tx, 2),
+    bo.diagnostics.measure,
+    lambda tx: bo.skip_unhealthy(bo.diagnostics.measure(tx)),
+    lambda tx: bo.by_path({'b': tx}, tx),
+    lambda tx: optax.masked(tx, True),
+    lambda tx: optax.apply_if_finite(tx, 3),
+  ],
+  ids=['skip_unhealthy', 'accumulate', 'measure', 'both', 'by_path', 'masked', 'apply_if_finite'],
+)
+def test_explain_looks_into_wrappers(wrap):
+  p = {'w': jnp.ones((8, 8)), 'b': jnp.ones(8)}
+  assert bo.execution.explain(wrap(bo.adabelief(1e-3)), p) == bo.execution.explain(bo.adabelief(1e-3), p)
 
 
 @pytest.mark.parametrize(

@@ -185,6 +185,11 @@ def test_step_of_any_transformation(name):
     p, state = expected
 
 
+def returns(call, arrays, size):
+  """Whether a custom call of a program returns so many flat float32 arrays."""
+  return call.split(' = ')[1].startswith(f'({", ".join([f"f32[{size}]{{0}}"] * arrays)}) custom-call')
+
+
 def test_a_chain_is_read_from_its_closure():
   """Where a later optax writes chains in another way this fails, and their steps are no longer one pass."""
   recipe = bo.adam(1e-2)
@@ -200,7 +205,100 @@ def test_a_chain_that_ends_with_a_recipe_is_one_pass():
   tx, p = optax.chain(optax.clip_by_global_norm(1.0), bo.adabelief(1e-2)), jnp.ones(native.LARGE)
   step = jax.jit(lambda *args: bo.step(tx, *args), donate_argnums=(0, 1))
   (call,) = calls(step.lower(p, tx.init(p), p).compile())
-  assert call.split(' = ')[1].startswith(f'({", ".join([f"f32[{p.size}]{{0}}"] * 3)}) custom-call')  # p, mu and nu
+  assert returns(call, 3, p.size)  # p, mu and nu
+
+
+# Wrappers that know of updates alone.
+
+HANDING_ON = {
+  'injected': lambda: optax.inject_hyperparams(bo.adabelief)(1e-2),
+  'masked': lambda: optax.masked(bo.adabelief(1e-2), {'w': True, 'b': True}),
+  'partition': lambda: optax.partition({'a': bo.adabelief(1e-2), 'b': bo.adamw(1e-2)}, {'w': 'a', 'b': 'b'}),
+  'by path': lambda: bo.by_path({'b': bo.adamw(1e-2)}, bo.adabelief(1e-2)),
+  'in a chain': lambda: optax.chain(optax.scale(2.0), bo.by_path({'b': bo.adamw(1e-2)}, bo.adabelief(1e-2))),
+  'injected by path': lambda: bo.by_path({}, optax.inject_hyperparams(bo.adabelief)(1e-2)),
+  'measured': lambda: bo.by_path({'b': bo.diagnostics.measure(bo.adabelief(1e-2))}, bo.adabelief(1e-2)),
+}
+
+
+@pytest.mark.parametrize('mode', WAYS)
+@pytest.mark.parametrize('name', HANDING_ON)
+def test_a_recipe_inside_of_a_wrapper_is_one_pass_in_place(name, mode):
+  tx, shapes = HANDING_ON[name](), {name: jax.ShapeDtypeStruct((1 << 17,), 'f4') for name in 'wb'}
+  state = jax.eval_shape(tx.init, shapes)
+
+  def step(p, s, g):
+    with bo.execution.use(mode):
+      return bo.step(tx, p, s, g)
+
+  compiled = jax.jit(step, donate_argnums=(0, 1)).lower(shapes, state, shapes).compile()
+  assert copies(compiled.as_text()) == []
+  donated = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves((shapes, state)))
+  assert compiled.memory_analysis().alias_size_in_bytes == donated
+  assert len(calls(compiled)) == (2 if mode == 'native' else 0)
+  for call in calls(compiled):
+    assert returns(call, 3, 1 << 17)  # p, mu and nu
+  flops = lambda program: program.cost_analysis()['flops']
+  if mode == 'xla':  # the update, which nothing asks for, is not computed
+    assert flops(compiled) == flops(by_update(tx, mode, donate_argnums=(0, 1)).lower(shapes, state, shapes).compile())
+
+
+@pytest.mark.parametrize('mode', WAYS)
+@pytest.mark.parametrize('name', HANDING_ON)
+def test_a_step_inside_of_a_wrapper_has_the_same_numbers(name, mode):
+  tx, p = HANDING_ON[name](), {'w': params()['w'], 'b': params()['b']}
+  state, step, update = tx.init(p), by_step(tx, mode), by_update(tx)
+  for g in gradients(3):
+    g = {'w': g['w'], 'b': None}
+    p_update, state_update = jax.jit(lambda p, s, g: tx.update(g, s, p))(p, state, g)
+    found, after = step(p, state, g)
+    assert found['b'] is p['b'] or bool((found['b'] == p['b']).all())
+    assert_close(found['w'], p['w'] + p_update['w'])
+    assert_close(after, state_update)
+    g = {'w': g['w'], 'b': p['b'] * 0.1}
+    expected = update(p, state, g)
+    assert_close(step(p, state, g), expected)
+    p, state = expected
+
+
+def test_a_wrapper_that_reads_updates_gets_them():
+  """It keeps the norm of what it hands on."""
+  inner = bo.adabelief(1e-2)
+
+  def update(u, state, params=None):
+    u, after = inner.update(u, state[0], params)
+    return u, (after, optax.tree.norm(u))
+
+  tx = optax.GradientTransformation(lambda p: (inner.init(p), jnp.zeros([])), update)
+  p, (g,) = params(), gradients(1)
+  found, (_, norm) = by_step(tx)(p, tx.init(p), g)
+  u, _ = inner.update(g, inner.init(p), p)
+  assert_close(found, optax.apply_updates(p, u))
+  assert_close(norm, optax.tree.norm(u))
+  assert float(norm) > 0
+
+
+@pytest.mark.parametrize('change', [lambda u: u * 2, lambda u: -u, jnp.zeros_like], ids=['scaled', 'turned', 'lost'])
+def test_a_wrapper_that_changes_updates_has_its_way(change):
+  """In one array; the others are handed on."""
+  inner = bo.adabelief(1e-2)
+
+  def update(u, state, params=None):
+    u, state = inner.update(u, state, params)
+    return {**u, 'w': change(u['w'])}, state
+
+  tx = optax.GradientTransformation(inner.init, update)
+  p, (g,) = params(), gradients(1)
+  assert_close(by_step(tx)(p, tx.init(p), g), by_update(optax.with_extra_args_support(tx))(p, tx.init(p), g))
+
+
+def test_a_wrapper_that_moves_other_parameters():
+  """What a recipe makes of parameters of its own is not taken for those of the step."""
+  inner = bo.adabelief(1e-2, weight_decay=0.1)
+  update = lambda u, state, params=None: inner.update(u, state, jax.tree.map(lambda x: 3 * x, params))
+  tx = optax.GradientTransformation(inner.init, update)
+  p, (g,) = params(), gradients(1)
+  assert_close(by_step(tx)(p, tx.init(p), g), by_update(optax.with_extra_args_support(tx))(p, tx.init(p), g))
 
 
 # In training loops.

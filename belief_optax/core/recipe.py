@@ -13,11 +13,12 @@ import optax
 from jax.core import Tracer
 
 from belief_optax.core import dtypes, trees
+from belief_optax.core.applying import moved
 from belief_optax.core.masks import full_mask
 from belief_optax.core.piece import Line
-from belief_optax.core.step import Arrays, Plan, State, calls, check_state, run, scheduled_rates, splits_complex
-from belief_optax.core.watching import seen
-from belief_optax.execution import primitive
+from belief_optax.core.step import Arrays, Plan, State, check_state, run, scheduled_rates, splits_complex
+from belief_optax.core.watching import seen, unseen
+from belief_optax.execution import use
 from belief_optax.stores import FLOAT32, Route, Store, StoreLike, resolve
 
 P = ParamSpec('P')
@@ -255,18 +256,20 @@ class Update(_Lines):
 
   def __call__(self, updates: Any, state: State, params: Any = None, **extra_args: Any) -> tuple[Any, State]:
     del extra_args  # optax's contract: unknown extra arguments are for other transformations
-    return self._run(updates, state, params)
+    asked = moved()
+    if asked is None or params is None:
+      return self._run(updates, state, params)
+    new, after = self._run(updates, state, params, applies=True)
+    with unseen(), use('xla'):  # a name for each parameter: no program computes what nothing asks for
+      updates, _ = self._run(updates, state, params)
+    asked.add(updates, params, new)
+    return updates, after
 
   def step(self, params: Any, state: State, updates: Any) -> tuple[Any, State]:
     """The same and `optax.apply_updates`, in one pass: params, State, updates -> params, State."""
     if params is None:
       raise ValueError('step returns parameters, so it needs them: call step(params, state, grads).')
     return self._run(updates, state, params, applies=True)
-
-  def calls(self, updates: Any, state: State, params: Any) -> list[primitive.Call]:
-    """What a step has to run, for `execution.explain`."""
-    with jax.numpy_dtype_promotion('standard'):
-      return calls(*self._prepare(updates, state, params, applies=True)[:2])
 
   def _run(self, updates: Any, state: State, params: Any, applies: bool = False) -> tuple[Any, State]:
     with jax.numpy_dtype_promotion('standard'):  # bfloat16 becomes float32 on purpose

@@ -31,9 +31,21 @@ class Watch:
 def watching(look: Look) -> Iterator[None]:
   """Calls `look(plan, arrays)` for each recipe whose step is taken inside of a `with` block.
 
-  It returns the arrays, as the step is to take them: what is computed from them must be the same numbers.
+  It returns the arrays, as the step is to take them: what is computed from them must be the same numbers. Whoever
+  watches from further outside sees them first.
   """
-  token = _look.set(look)
+  outer = _look.get()
+  token = _look.set(look if outer is None else lambda plan, arrays: look(plan, outer(plan, arrays)))
+  try:
+    yield
+  finally:
+    _look.reset(token)
+
+
+@contextlib.contextmanager
+def unseen() -> Iterator[None]:
+  """Nobody watches what is done inside of a `with` block."""
+  token = _look.set(None)
   try:
     yield
   finally:

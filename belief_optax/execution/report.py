@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import itertools
 from typing import Any
 
 import jax
@@ -55,14 +56,14 @@ def explain(tx: optax.GradientTransformation, params: optax.Params) -> Explanati
   """Says how the steps of an optimizer are run, and why.
 
   Args:
-    tx: a recipe, or an `optax.chain` that ends with one.
+    tx: a recipe, or any transformation that has recipes inside: a chain, `by_path`, a guard, a wrapper of Optax.
     params: the parameters, or `jax.ShapeDtypeStruct`s of them.
 
   Returns:
     An `Explanation`, which prints as text. A program that is partitioned over several devices may choose again.
 
   Raises:
-    TypeError: if `tx` is neither.
+    TypeError: if there is no recipe in `tx`.
 
   Example:
     >>> import belief_optax as bo, jax.numpy as jnp
@@ -71,19 +72,30 @@ def explain(tx: optax.GradientTransformation, params: optax.Params) -> Explanati
     execution 'xla'
       xla    2 arrays of 72 elements (float32, float32, float32, float32): it was chosen
   """
-  from belief_optax.core.step import in_force  # the core is built on this package
-  from belief_optax.one_pass import recipe_in
+  from belief_optax.core.step import calls, in_force  # the core is built on this package
+  from belief_optax.core.watching import watching
 
-  recipe, mode, found = recipe_in(tx), current(), []
-  look = lambda p: found.extend(recipe.update.calls(p, recipe.init(p), p))
-  jax.eval_shape(look, params)
-  chosen = ''
-  if in_force(recipe.lines, mode) == 'xla':
-    chosen = 'it was chosen' if mode == 'xla' else 'one line alone XLA fuses with what is around it'
-  rows: dict[Any, list[int]] = collections.defaultdict(list)
-  for call in found:
-    reason = chosen or primitive.why_not(call)
-    dtypes = tuple(x.dtype.name for x in jax.tree.leaves(call.arrays))
-    rows[dtypes, reason].append(call.arrays[0].size)
-  parts = (Part(len(sizes), sum(sizes), dtypes, not reason, reason) for (dtypes, reason), sizes in rows.items())
+  mode, steps = current(), {}
+
+  def look(plan: Any, arrays: Any) -> Any:
+    plan = dataclasses.replace(plan, applies=True)
+    chosen = ''
+    if in_force(plan.lines.unflatten(arrays.hyper), mode) == 'xla':
+      chosen = 'it was chosen' if mode == 'xla' else 'one line alone XLA fuses with what is around it'
+    rows = [(_dtypes(call), chosen or primitive.why_not(call), call.arrays[0].size) for call in calls(plan, arrays)]
+    steps[plan, tuple(rows)] = rows  # once, where a wrapper traces it twice
+    return arrays
+
+  with watching(look):
+    jax.eval_shape(lambda p: tx.update(p, tx.init(p), p), params)
+  if not steps:
+    raise TypeError(f'tx must be a recipe, or a transformation that has recipes inside, got {tx!r}.')
+  sizes = collections.defaultdict[Any, list[int]](list)
+  for dtypes, reason, size in itertools.chain.from_iterable(steps.values()):
+    sizes[dtypes, reason].append(size)
+  parts = (Part(len(some), sum(some), dtypes, not reason, reason) for (dtypes, reason), some in sizes.items())
   return Explanation(mode, tuple(parts))
+
+
+def _dtypes(call: primitive.Call) -> tuple[str, ...]:
+  return tuple(x.dtype.name for x in jax.tree.leaves(call.arrays))
