@@ -35,7 +35,7 @@ def adabelief(
   - 0.0.5: AMSGrad stores eps in the maximum instead of s, so that the maximum grows at every step; the steps while
     rho <= 4 are the mean without bias correction. Both are bugs.
   - from 0.1.0 on, rectified: the step is corrected instead of s, $\sqrt{1-b_2^t} / (\sqrt{s_t} + \varepsilon)$, the
-    threshold is rho >= 5, and AMSGrad is without effect, which is a bug.
+    threshold is rho >= 5, and AMSGrad has no effect, which is a bug.
   - 0.1.0: AMSGrad is that of 0.0.5 and, rectified, takes eps out from under the root; L2 decay is added to the gradient
     after the moments have seen it, so it does nothing. Both are bugs.
   - 0.2.0 and 0.2.1 differ for float16 alone.

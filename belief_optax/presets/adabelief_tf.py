@@ -28,7 +28,7 @@ VERSIONS = ('0.1.0', '0.2.0', '0.2.1')
 
 @dataclasses.dataclass(frozen=True)
 class WarmupThenLinear:
-  """Linear from 0 to the learning rate in the first part of all steps, then linear to the least rate."""
+  """A linear warmup from 0 to the learning rate, then a linear decay to the smallest rate."""
 
   learning_rate: Any
   total_steps: int

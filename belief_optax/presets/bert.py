@@ -16,7 +16,7 @@ from belief_optax.presets.dialect import numbers
 
 @dataclasses.dataclass(frozen=True)
 class NotNamed:
-  """A mask: which parameters have a path in which none of the patterns is found."""
+  """A mask that selects the parameters whose path contains none of the patterns."""
 
   patterns: tuple[str, ...]
 

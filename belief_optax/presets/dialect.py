@@ -11,7 +11,7 @@ from belief_optax.pieces import complex_as_reals, first_moment, running_max, sca
 
 
 class DialectWarning(UserWarning):
-  """An option of a preset reproduces what is a bug of the package that the preset equals."""
+  """An option of a preset reproduces a bug of the package that the preset matches."""
 
 
 _warned: set[str] = set()
@@ -62,7 +62,7 @@ def constants(**arguments: Any) -> None:
 
 
 def decay_mode(decoupled: bool, fixed: bool = False) -> str:
-  """The kind of decay of the usual two switches: `fixed` counts only where the decay is decoupled."""
+  """The decay mode that the usual two switches mean: `fixed` counts only where the decay is decoupled."""
   if not decoupled:
     return 'l2'
   return 'fixed' if fixed else 'decoupled'

@@ -190,7 +190,7 @@ def adabelief(
 
   where s itself has no eps, and AMSGrad takes the maximum of s. The released class passes its arguments on by position
   and they shift by one: `amsgrad` becomes `optimized_update`, `degenerate_to_sgd` becomes `amsgrad`, and `defaults`
-  becomes `degenerate_to_sgd`. By default it so runs with AMSGrad, and does not move for five steps.
+  becomes `degenerate_to_sgd`. So by default it runs with AMSGrad, and does not move for five steps.
 
   Args:
     lr: the learning rate >= 0: number, scalar array or schedule.

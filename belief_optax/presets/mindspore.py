@@ -13,13 +13,13 @@ def adam(
   beta2: optax.ScalarOrSchedule = 0.999,
   eps: optax.ScalarOrSchedule = 1e-8,
 ) -> Recipe:
-  r"""Adam in the right form of the tutorial.
+  r"""Adam as the tutorial should have written it.
 
   .. math:: m_t = m_{t-1} + (1-b_1)(g_t - m_{t-1}), \qquad
     \theta_t = \theta_{t-1} - \alpha_t \hat m_t / (\sqrt{\hat v_t} + \varepsilon)
 
   The tutorial writes $m \leftarrow (1-b_1)(m - g)$ and $\theta \leftarrow \alpha m / (\sqrt{v} + \varepsilon)$: the
-  gradient has the wrong sign, the mean hardly a memory, and the parameter is replaced by the step.
+  gradient has the wrong sign, the mean remembers almost nothing, and the parameter is replaced by the step.
 
   Args:
     learning_rate: >= 0: number, scalar array or schedule.

@@ -27,7 +27,7 @@ from belief_optax.presets.dialect import flags, numbers, rates, warn_of_bug
 
 
 class _WhileYoung(Line):
-  """A line that does one thing while rho_t is under the threshold, and another after that."""
+  """A line that does one thing while rho_t is below the threshold, and another from then on."""
 
   b2: ScalarOrSchedule = hyper(allowed=DECAY_RATE)
   threshold: ScalarOrSchedule = hyper(allowed=THRESHOLD)
