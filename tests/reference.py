@@ -38,9 +38,14 @@ def reference(name, grads, params=0.0, learning_rate=1.0, weight_decay=None, wei
   for t, u in enumerate(ALGORITHMS[name](grads, **options), 1):
     lr = at(learning_rate, t)
     relative = lr / at(learning_rate, 1)
-    decay = {'decoupled': lr, 'l2': 0, 'fixed': 1, 'independent': relative, 'cautious': lr}[weight_decay_mode]
+    decay = {'decoupled': lr, 'l2': 0, 'fixed': 1, 'independent': relative, 'cautious': lr, 'proximal': lr}[
+      weight_decay_mode
+    ]
     step = buffer(lr * u) if buffer else lr * u
     decays = u * params >= 0 if weight_decay_mode == 'cautious' else True
+    if weight_decay_mode == 'proximal':
+      updates.append((params - step) / (1 + lr * at(weight_decay, t)) - params)
+      continue
     updates.append(-(step + decay * at(weight_decay, t) * np.where(decays, params, 0)))
   return np.stack(updates)
 

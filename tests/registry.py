@@ -193,6 +193,7 @@ ALGORITHM_ROWS = (
   _row('adamw'),
   _row('adamw', 'masked', weight_decay=1e-3, mask=matrices_only),
   _row('adamw', 'cautious', weight_decay=1e-3, weight_decay_mode='cautious'),
+  _row('adamw', 'proximal', weight_decay=1e-2, weight_decay_mode='proximal'),
   _row('nadam'),
   _row('nadamw'),
   _row('amsgrad'),

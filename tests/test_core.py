@@ -41,6 +41,7 @@ PIECES = {
   'precondition_clamped': (bo.precondition_clamped(1e-6), ('second_moment',)),
   'precondition_max': (bo.precondition_max(0.999), ()),
   'precondition_partial': (bo.precondition_partial(0.25), ('second_moment',)),
+  'proximal_decay': (bo.proximal_decay(0.1), ()),
   'previous_moment': (bo.previous_moment(), ('second_moment',)),
   'schedule_free': (bo.schedule_free(), ()),
   'seeded_moment': (bo.seeded_moment(0.999), ()),

@@ -293,11 +293,14 @@ def test_decay_that_would_make_parameters_grow_is_refused():
     bo.compose(bo.sgd(0.1), bo.add_decayed_weights(0.01))
   with pytest.raises(ValueError, match='would make parameters grow'):
     bo.compose(bo.first_moment(), bo.scale(-0.1), bo.add_decayed_weights(0.01))
+  with pytest.raises(ValueError, match='would make parameters grow: put it behind that line'):
+    bo.compose(bo.proximal_decay(0.01), bo.sgd(0.1))
   for tx in (  # what falls, and what is for a chain that subtracts it
     bo.compose(bo.scale_by_learning_rate(0.1, flip_sign=False), bo.add_decayed_weights(0.01), bo.scale(-1.0)),
     bo.compose(bo.scale(-1.0), bo.sgd(0.1, weight_decay=0.01)),
   ):
     np.testing.assert_allclose(steps(tx, [0.0])[0][0], [-0.01, -0.01] if tx.lines[0].sign > 0 else [-0.001] * 2, 1e-6)
+  np.testing.assert_allclose(steps(bo.compose(bo.sgd(0.1), bo.proximal_decay(0.01)), [0.0])[0][0], -0.01 / 1.01, 1e-6)
   bo.add_decayed_weights(0.01)
 
 

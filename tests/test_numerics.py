@@ -140,6 +140,8 @@ OPTIONS = [
   ('adopt', {'clip_power': None, 'eps': 0.1}),
   ('adopt', {'clip_power': 0.333, 'weight_decay': 0.1}),
   ('adan', {}),
+  ('adan', {'weight_decay_mode': 'proximal', 'weight_decay': 0.1}),
+  ('rmsprop', {'momentum': 0.9, 'weight_decay_mode': 'proximal', 'weight_decay': 0.1}),
   ('adan', {'b1': 0.9, 'b3': 0.9, 'weight_decay': 0.1}),
   ('ademamix', {}),
   ('ademamix', {'warmup_steps': 150, 'alpha': 8.0, 'weight_decay': 0.1}),

@@ -182,6 +182,17 @@ def test_a_gradient_of_zero_agrees_with_nothing():
   np.testing.assert_array_equal(updates[1], [0.0, 3.0])
 
 
+def test_proximal_decay_never_turns_a_sign():
+  """However large it is; decoupled decay of 30 would send a parameter of 1 to -2."""
+  for decay, end in ((0.1, 0.99 / 1.01), (30.0, 0.99 / 4), (1e6, 0.99 / 100_001)):
+    tx, p = bo.sgd(0.1, weight_decay=decay, weight_decay_mode='proximal'), jnp.ones(3)
+    p = optax.apply_updates(p, tx.update(jnp.full(3, 0.1), tx.init(p), p)[0])
+    np.testing.assert_allclose(p, end, atol=6e-8)
+  assert bo.sgd(0.1, weight_decay=0.1, weight_decay_mode='proximal') == bo.compose(
+    bo.sgd(0.1), bo.proximal_decay(0.1, multiplier=0.1)
+  )
+
+
 def test_cautious_refuses_complex_numbers():
   tx = bo.compose(bo.heavy_ball(0.9), bo.cautious())
   p = jnp.ones(2, jnp.complex64)

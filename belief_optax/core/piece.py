@@ -30,7 +30,8 @@ class Line:
     writes: the slots of other lines that `step` changes. A store rounds a slot once, after its last declared writer.
     ages: the fields that are decay rates whose mass this line asks `Now` for.
     ahead: the fields whose value at the next step this line asks for.
-    shrinks: whether it adds the parameters to the direction, so that they decay where the direction is subtracted.
+    shrinks: 1 if it adds the parameters to a direction that is going to be subtracted, so that they decay; -1 if it
+      subtracts them from what is going to be added; 0 if it does neither.
     squares: whether it keeps squares of the gradient: a gradient whose square would overflow is then bounded first.
     reads_params: whether `step` reads the parameter.
     splits_complex: whether all lines of its composition see a complex number as two real ones.
@@ -45,7 +46,7 @@ class Line:
   writes: ClassVar[tuple[str, ...]] = ()
   ages: ClassVar[tuple[str, ...]] = ()
   ahead: ClassVar[tuple[str, ...]] = ()
-  shrinks: ClassVar[bool] = False
+  shrinks: ClassVar[int] = 0
   squares: ClassVar[bool] = False
   reads_params: ClassVar[bool] = False
   splits_complex: ClassVar[bool] = False

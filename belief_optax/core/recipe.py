@@ -170,10 +170,12 @@ def _recipe(lines: tuple[Line, ...], store: Store = FLOAT32) -> Recipe:
         raise ValueError(f'{line!r} and {owners[slot.name]!r} both own the slot {slot.name!r}.')
       owners[slot.name] = line
   for i, line in enumerate(lines):
-    if line.shrinks and math.prod(x.sign for x in lines[:i]) < 0 < math.prod(x.sign for x in lines[i:]):
+    behind, all_of_them = (math.prod(x.sign for x in some) for some in (lines[i:], lines))
+    if line.shrinks * behind > 0 > all_of_them:
+      stands, right = ('behind', 'before') if line.shrinks > 0 else ('before', 'behind')
       raise ValueError(
-        f'{line!r} stands behind the line that makes the direction a descent, so it would make parameters grow: '
-        'put it before that line, or use weight_decay= of the optimizer.'
+        f'{line!r} stands {stands} the line that makes the direction a descent, so it would make parameters grow: '
+        f'put it {right} that line, or use weight_decay= of the optimizer.'
       )
   scheduled_rates(lines)  # raises where two schedules claim one rate
   update = Update(lines, store)

@@ -16,7 +16,7 @@ from belief_optax.core.masks import mask_option
 from belief_optax.core.ranges import DECAY_RATE, EPSILON, MOMENTUM, NONNEGATIVE, POSITIVE, THRESHOLD
 from belief_optax.stores.base import StoreLike, resolve
 
-WeightDecayMode = Literal['decoupled', 'l2', 'fixed', 'independent', 'cautious']
+WeightDecayMode = Literal['decoupled', 'l2', 'fixed', 'independent', 'cautious', 'proximal']
 Residual = Literal['current', 'debiased', 'previous']
 
 
@@ -63,8 +63,9 @@ class Vocabulary:
     weight_decay_mask: what decays: a tree of bools, a prefix of one, or a callable `params -> mask`; None for all.
     mask: what decays: a tree of bools, a prefix of one, or a callable `params -> mask`; None for all.
     weight_decay_mode: how parameters decay: by the learning rate times w (`'decoupled'`), through the gradient
-      (`'l2'`), by w alone (`'fixed'`), by w times the learning rate relative to its first value (`'independent'`), or
-      as decoupled, but only where the step does not move them away from 0 (`'cautious'`).
+      (`'l2'`), by w alone (`'fixed'`), by w times the learning rate relative to its first value (`'independent'`), as
+      decoupled, but only where the step does not move them away from 0 (`'cautious'`), or by a division by 1 + the
+      learning rate times w after the step (`'proximal'`).
     store: how the slots are kept between the steps: {names}, a `stores.Store`, or a mapping from slots to one of these.
   """
 

@@ -134,8 +134,9 @@ def adabelief(
     weight_decay: weight decay w (0 for none): a finite number >= 0, a scalar array or a schedule.
     weight_decay_mask: what decays: a tree of bools, a prefix of one, or a callable `params -> mask`; None for all.
     weight_decay_mode: how parameters decay: by the learning rate times w (`'decoupled'`), through the gradient
-      (`'l2'`), by w alone (`'fixed'`), by w times the learning rate relative to its first value (`'independent'`), or
-      as decoupled, but only where the step does not move them away from 0 (`'cautious'`).
+      (`'l2'`), by w alone (`'fixed'`), by w times the learning rate relative to its first value (`'independent'`), as
+      decoupled, but only where the step does not move them away from 0 (`'cautious'`), or by a division by 1 + the
+      learning rate times w after the step (`'proximal'`).
     rectify: whether to rectify the variance of the first steps (RAdam's r_t).
     degenerate_to_sgd: whether the steps before rectification is possible are the mean (True), whose length is that of
       the gradient, or none (False).

@@ -65,8 +65,9 @@ def adam(
     weight_decay: weight decay w (0 for none): a finite number >= 0, a scalar array or a schedule.
     weight_decay_mask: what decays: a tree of bools, a prefix of one, or a callable `params -> mask`; None for all.
     weight_decay_mode: how parameters decay: by the learning rate times w (`'decoupled'`), through the gradient
-      (`'l2'`), by w alone (`'fixed'`), by w times the learning rate relative to its first value (`'independent'`), or
-      as decoupled, but only where the step does not move them away from 0 (`'cautious'`).
+      (`'l2'`), by w alone (`'fixed'`), by w times the learning rate relative to its first value (`'independent'`), as
+      decoupled, but only where the step does not move them away from 0 (`'cautious'`), or by a division by 1 + the
+      learning rate times w after the step (`'proximal'`).
     store: how the slots are kept between the steps: `'float32'`, `'params'`, `'bfloat16'`, `'packed16'`, `'int8'`, a
       `stores.Store`, or a mapping from slots to one of these.
 
@@ -134,8 +135,9 @@ def adamw(
     bias_correction: whether the moments are corrected for their start at zero.
     eps_scaled: whether bias correction applies to the step instead of the moments ("eps-hat").
     weight_decay_mode: how parameters decay: by the learning rate times w (`'decoupled'`), through the gradient
-      (`'l2'`), by w alone (`'fixed'`), by w times the learning rate relative to its first value (`'independent'`), or
-      as decoupled, but only where the step does not move them away from 0 (`'cautious'`).
+      (`'l2'`), by w alone (`'fixed'`), by w times the learning rate relative to its first value (`'independent'`), as
+      decoupled, but only where the step does not move them away from 0 (`'cautious'`), or by a division by 1 + the
+      learning rate times w after the step (`'proximal'`).
     store: how the slots are kept between the steps: `'float32'`, `'params'`, `'bfloat16'`, `'packed16'`, `'int8'`, a
       `stores.Store`, or a mapping from slots to one of these.
 
@@ -201,8 +203,9 @@ def nadam(
     weight_decay: weight decay w (0 for none): a finite number >= 0, a scalar array or a schedule.
     weight_decay_mask: what decays: a tree of bools, a prefix of one, or a callable `params -> mask`; None for all.
     weight_decay_mode: how parameters decay: by the learning rate times w (`'decoupled'`), through the gradient
-      (`'l2'`), by w alone (`'fixed'`), by w times the learning rate relative to its first value (`'independent'`), or
-      as decoupled, but only where the step does not move them away from 0 (`'cautious'`).
+      (`'l2'`), by w alone (`'fixed'`), by w times the learning rate relative to its first value (`'independent'`), as
+      decoupled, but only where the step does not move them away from 0 (`'cautious'`), or by a division by 1 + the
+      learning rate times w after the step (`'proximal'`).
     store: how the slots are kept between the steps: `'float32'`, `'params'`, `'bfloat16'`, `'packed16'`, `'int8'`, a
       `stores.Store`, or a mapping from slots to one of these.
 
@@ -268,8 +271,9 @@ def nadamw(
     bias_correction: whether the moments are corrected for their start at zero.
     eps_scaled: whether bias correction applies to the step instead of the moments ("eps-hat").
     weight_decay_mode: how parameters decay: by the learning rate times w (`'decoupled'`), through the gradient
-      (`'l2'`), by w alone (`'fixed'`), by w times the learning rate relative to its first value (`'independent'`), or
-      as decoupled, but only where the step does not move them away from 0 (`'cautious'`).
+      (`'l2'`), by w alone (`'fixed'`), by w times the learning rate relative to its first value (`'independent'`), as
+      decoupled, but only where the step does not move them away from 0 (`'cautious'`), or by a division by 1 + the
+      learning rate times w after the step (`'proximal'`).
     store: how the slots are kept between the steps: `'float32'`, `'params'`, `'bfloat16'`, `'packed16'`, `'int8'`, a
       `stores.Store`, or a mapping from slots to one of these.
 

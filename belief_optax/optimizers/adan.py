@@ -30,8 +30,8 @@ def adan(
       \frac{m_t / (1-b_1^t) + b_2 v_t / (1-b_2^t)}{\sqrt{n_t / (1-b_3^t)} + \varepsilon}
 
   The coefficients are those of its authors' code, whose b is 1 minus that of the paper. `optax.adan` has $1 - b_2$
-  where that code has $b_2$, before $d_t$ and before $v_t$. The authors' code decays by a division, $1 / (1 + \alpha_t
-  w)$, unless ``no_prox=True``, which is `'decoupled'`.
+  where that code has $b_2$, before $d_t$ and before $v_t$. The decay of the authors' code is `'proximal'`, and
+  with ``no_prox=True`` it is `'decoupled'`.
 
   Args:
     learning_rate: step size alpha: a finite number >= 0, a scalar array (can change without recompiling) or a schedule
@@ -43,8 +43,9 @@ def adan(
     weight_decay: weight decay w (0 for none): a finite number >= 0, a scalar array or a schedule.
     weight_decay_mask: what decays: a tree of bools, a prefix of one, or a callable `params -> mask`; None for all.
     weight_decay_mode: how parameters decay: by the learning rate times w (`'decoupled'`), through the gradient
-      (`'l2'`), by w alone (`'fixed'`), by w times the learning rate relative to its first value (`'independent'`), or
-      as decoupled, but only where the step does not move them away from 0 (`'cautious'`).
+      (`'l2'`), by w alone (`'fixed'`), by w times the learning rate relative to its first value (`'independent'`), as
+      decoupled, but only where the step does not move them away from 0 (`'cautious'`), or by a division by 1 + the
+      learning rate times w after the step (`'proximal'`).
     store: how the slots are kept between the steps: `'float32'`, `'params'`, `'bfloat16'`, `'packed16'`, `'int8'`, a
       `stores.Store`, or a mapping from slots to one of these.
 

@@ -52,8 +52,9 @@ def amsgrad(
     weight_decay: weight decay w (0 for none): a finite number >= 0, a scalar array or a schedule.
     weight_decay_mask: what decays: a tree of bools, a prefix of one, or a callable `params -> mask`; None for all.
     weight_decay_mode: how parameters decay: by the learning rate times w (`'decoupled'`), through the gradient
-      (`'l2'`), by w alone (`'fixed'`), by w times the learning rate relative to its first value (`'independent'`), or
-      as decoupled, but only where the step does not move them away from 0 (`'cautious'`).
+      (`'l2'`), by w alone (`'fixed'`), by w times the learning rate relative to its first value (`'independent'`), as
+      decoupled, but only where the step does not move them away from 0 (`'cautious'`), or by a division by 1 + the
+      learning rate times w after the step (`'proximal'`).
     store: how the slots are kept between the steps: `'float32'`, `'params'`, `'bfloat16'`, `'packed16'`, `'int8'`, a
       `stores.Store`, or a mapping from slots to one of these.
 

@@ -41,7 +41,8 @@ def descend(
   - l2: the gradient is g + w p;
   - fixed: a_t u + w p is subtracted;
   - independent: a_t u + (a_t / a_0) w p is subtracted;
-  - cautious: as decoupled, where the direction and p do not differ in sign.
+  - cautious: as decoupled, where the direction and p do not differ in sign;
+  - proximal: a_t u is subtracted, then p is divided by 1 + a_t w.
   """
   _, mask = checked(weight_decay_mode=mode, **{mask_name: mask})
   learning_rate, weight_decay = checked(learning_rate=learning_rate, weight_decay=weight_decay)
@@ -50,6 +51,8 @@ def descend(
   descent, minus = pieces.scale_by_learning_rate(learning_rate), pieces.scale(-1.0)
   if is_zero(weight_decay):
     return kept(direction, descent, momentum)
+  if mode == 'proximal':
+    return kept(direction, descent, momentum, pieces.proximal_decay(weight_decay, mask, learning_rate))
   add = pieces.add_cautious_decay if mode == 'cautious' else pieces.add_decayed_weights
   decay = add(weight_decay, mask)
   if mode == 'l2':

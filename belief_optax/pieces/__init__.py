@@ -4,7 +4,7 @@ from belief_optax.pieces.average import average_params
 from belief_optax.pieces.bias import bias_correct, bias_correct_step, raw_mean
 from belief_optax.pieces.clipping import clip_by_rms, clip_direction
 from belief_optax.pieces.complex import complex_as_reals
-from belief_optax.pieces.decay import add_cautious_decay, add_decayed_weights
+from belief_optax.pieces.decay import add_cautious_decay, add_decayed_weights, proximal_decay
 from belief_optax.pieces.delayed import after_first, clip_growing, previous_moment, seeded_moment
 from belief_optax.pieces.differences import gradient_change, variance_reduction
 from belief_optax.pieces.directions import average_direction, direction_moment, interpolated_mean, slow_mean, track_mean
@@ -68,6 +68,7 @@ __all__ = [
   'precondition_max',
   'precondition_partial',
   'previous_moment',
+  'proximal_decay',
   'raw_mean',
   'rectify',
   'round_updates',

@@ -45,7 +45,7 @@ class AddDecayedWeights(Line):
   multiplier: ScalarOrSchedule = hyper(default=1.0, allowed=NONNEGATIVE)
 
   reads_params = True
-  shrinks = True
+  shrinks = 1
 
   def scalars(self, now: Now) -> Any:
     return now(self.weight_decay) * now(self.multiplier)
@@ -94,7 +94,7 @@ class AddCautiousDecay(Line):
   multiplier: ScalarOrSchedule = hyper(default=1.0, allowed=NONNEGATIVE)
 
   reads_params = True
-  shrinks = True
+  shrinks = 1
 
   def scalars(self, now: Now) -> Any:
     return now(self.weight_decay) * now(self.multiplier)
@@ -107,3 +107,56 @@ class AddCautiousDecay(Line):
 
 
 add_cautious_decay = piece(AddCautiousDecay)
+
+
+class ProximalDecay(Line):
+  r"""Decays by a division, after the step: weight decay by an implicit step.
+
+  .. math::
+    u_t \leftarrow \frac{u_t - \lambda_t c_t \theta_{t-1}}{1 + \lambda_t c_t}, \quad \text{so that} \quad
+    \theta_t = \frac{\theta_{t-1} + u_t}{1 + \lambda_t c_t}
+
+  Its place is behind `scale_by_learning_rate`, whose learning rate is c: `weight_decay_mode='proximal'` of every
+  optimizer puts it there. No decay is so large that a parameter would change its sign.
+
+  Args:
+    weight_decay: lambda: a finite number >= 0, a scalar array or a schedule.
+    mask: what decays: a tree of bools, a prefix of one, or a callable `params -> mask`; None for all.
+    multiplier: c, another factor: a finite number >= 0, a scalar array or a schedule.
+
+  Returns:
+    A piece; its `update` needs the parameters.
+
+  Raises:
+    ValueError: if an argument is out of range; at `init` if the mask is no prefix of the parameters; at `update` if
+      the parameters are missing.
+    TypeError: if an argument has a wrong type.
+
+  Example:
+    >>> import belief_optax as bo, jax.numpy as jnp
+    >>> tx, params = bo.proximal_decay(1.0), jnp.array(4.0)
+    >>> tx.update(jnp.array(-1.0), tx.init(params), params)[0]  # (4 - 1) / 2 - 4
+    Array(-2.5, dtype=float32)
+
+  References:
+    Zhuang et al., Understanding AdamW through proximal methods (https://arxiv.org/abs/2202.00089), equation 3; Xie et
+    al., Adan (https://arxiv.org/abs/2208.06677), Algorithm 1.
+  """  # own words: weight_decay
+
+  weight_decay: ScalarOrSchedule = hyper(allowed=NONNEGATIVE, constant=False)
+  mask: Mask | None = mask_option(default=None)
+  multiplier: ScalarOrSchedule = hyper(default=1.0, allowed=NONNEGATIVE)
+
+  reads_params = True
+  shrinks = -1
+
+  def scalars(self, now: Now) -> Any:
+    k = now(self.weight_decay) * now(self.multiplier)
+    return k, 1 / (1 + k)
+
+  def step(self, x: Leaf, k: Any) -> Leaf:
+    k, rest = k
+    return x.redirect((x.u - k * x.p) * rest)  # theta + u <- (theta + u) / (1 + lambda c)
+
+
+proximal_decay = piece(ProximalDecay)

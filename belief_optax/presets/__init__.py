@@ -1,8 +1,9 @@
 """Optimizers of other packages, step for step: one module per package, with its names, arguments and defaults.
 
 Each preset is a composition of the same pieces as everything else, and equals the real package in every step
-(docs/ledger.md). A learning rate may be a number, an array or a schedule `count -> value`. Arguments that
-only affect the execution or the printing of the other package are accepted and have no effect. Parameter groups are `belief_optax.by_path`.
+(docs/ledger.md). A learning rate may be a number, an array or a schedule `count -> value`. Arguments that only affect
+the execution or the printing of the other package are accepted and have no effect. Parameter groups are
+`belief_optax.by_path`.
 """
 
 from belief_optax.presets import (

@@ -449,6 +449,7 @@ def _own():
     *timm('adan', 'Adan',
       make(no_prox=True), make(no_prox=True, eps=EPS, betas=(0.9, 0.8, 0.95)),
       make(no_prox=True, weight_decay=WD, rates='stairs'),
+      make(weight_decay=WD, ours={'weight_decay_mode': 'proximal'}, rates='stairs'),
     ),
     *timm('mars', 'Mars',
       make(optimize_1d=True, betas=(0.95, 0.99)), make(optimize_1d=True, eps=EPS, betas=B9, gamma=0.1),

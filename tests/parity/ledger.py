@@ -70,7 +70,7 @@ without decay.
 The authors' code; the default of clip_exp is 0.333 instead of 0.25. Decoupled decay, which is not compared, begins with
 the second step, that of `adopt` with the first.
 """,
-  'timm Adan': "The authors' code. Decay is compared with no_prox=True, which is decoupled.",
+  'timm Adan': "The authors' code.",
   'timm Mars': """
 The authors' code, with b1 = 0.9 by default, but its first step knows no gradient before, as that of `mars`. Compared
 with optimize_1d=True, as `mars` treats all arrays alike.
