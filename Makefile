@@ -10,7 +10,7 @@ PY := $(VENV)/bin/python
 # Compiling what is never imported takes half of the time of an installation.
 INSTALL := pip install --quiet --disable-pip-version-check --no-compile
 # The tests of a file run in one process: they share compiled steps.
-PYTEST := -m pytest -n 2 --dist loadfile -q
+PYTEST := -m pytest -n 2 --dist loadfile --no-loadscope-reorder -q
 
 .PHONY: demo test test-all test-third lint test-newest test-oldest test-full test-oldest-full test-slow parity record ledger
 .PHONY: bench bench-peers bench-gpu bench-guards bench-diagnostics bench-precision bench-compare format clean

@@ -19,7 +19,7 @@ from rich.console import Console
 from belief_optax import comparison
 from belief_optax.comparison import cells, optimizers, statistics, tasks, train
 from belief_optax.comparison.colors import COLORS, color_of, line_of
-from belief_optax.comparison.report import Report
+from belief_optax.comparison.report import Report, figures_of
 from belief_optax.comparison.tasks import images, text
 from belief_optax.comparison.tasks.cartpole import advance
 from belief_optax.comparison.tune import BATCH, DECAYS, Point, search
@@ -428,8 +428,21 @@ def test_a_report_without_adabelief_has_another_baseline():
 
 
 def test_plot_is_drawn(tmp_path):
-  path = Report(HAND).plot(tmp_path / 'new' / 'plot.png')
+  (path,) = Report(HAND).plot(tmp_path / 'new' / 'plot.png')
   assert path.read_bytes()[:8] == b'\x89PNG\r\n\x1a\n'
+
+
+def test_more_optimizers_than_a_figure_can_hold():
+  names = ['adabelief', *(f'optimizer {i}' for i in range(10))]
+  report = Report(figures(one={name: cell([1.0, 2.0, 3.0]) for name in names}))
+  (first, some), (second, rest) = figures_of(pathlib.Path('a.png'), report.optimizers)
+  assert (first, second) == (pathlib.Path('a.png'), pathlib.Path('a-2.png'))
+  assert some == names[:9]
+  assert rest == ['adabelief', *names[9:]]
+  page = report.markdown()
+  assert f'optimizer 6 and optimizer 7]({report.figures["plot"]})' in page
+  assert 'adabelief, optimizer 8 and optimizer 9](x-2.png)' in page
+  assert [path for path, _ in figures_of(pathlib.Path('a.png'), ['adam'])] == [pathlib.Path('a.png')]
 
 
 def test_newer_cells_take_the_place_of_older_ones():
@@ -449,7 +462,7 @@ def test_colors_are_apart_and_the_same_for_a_peer():
   assert set(optimizers.DEFAULT) <= set(COLORS)
   assert color_of('optax:adam') == color_of('adam') == COLORS['adam']
   assert (line_of('adam'), line_of('optax:adam')) == ('-', '--')
-  assert len({color_of(name) for name in ('lion', 'adan', 'yogi', 'adopt', 'lamb', *COLORS)}) == len(COLORS) + 5
+  assert len({color_of(name) for name in ('mars', 'padam', 'yogi', 'adamax', 'lamb', *COLORS)}) == len(COLORS) + 5
 
 
 # Tasks.

@@ -142,6 +142,7 @@ def test_wrong_values(digits, tmp_path, capsys, option, value, message):
   assert message in capsys.readouterr().err
 
 
+@pytest.mark.full
 def test_optimizers_start_equal_and_differ_afterwards(digits):
   data = digits.digits()
   one, two = (digits.train(name, data, seeds=2, epochs=1) for name in ('Adam', 'SGD'))

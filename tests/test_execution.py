@@ -21,6 +21,8 @@ from test_hlo import collectives
 
 import belief_optax as bo
 from belief_optax import stores
+from belief_optax.core.step import calls as step_calls
+from belief_optax.core.watching import watching
 from belief_optax.execution import ir, native, primitive
 
 pytestmark = pytest.mark.skipif(bool(native.available()), reason=native.available())
@@ -199,7 +201,10 @@ def test_a_rule_that_is_elementwise_on_vectors_alone():
 @pytest.mark.parametrize('store', ['float32', 'bfloat16', PACKED], ids=['float32', 'bfloat16', 'packed16'])
 def test_the_loop_is_one_on_vectors(store):
   tx, p = bo.adabelief(1e-3, weight_decay=0.1, store=store), jnp.ones(8)
-  (call,) = tx.update.calls(p, tx.init(p), p)
+  found = []
+  with watching(lambda plan, arrays: found.append(step_calls(plan, arrays)) or arrays):
+    jax.eval_shape(lambda p: tx.step(p, tx.init(p), p), p)
+  ((call,),) = found
   text = str(native.optimized(primitive.loop_of(primitive.signature_of(call)).text))
   body = text[text.index('@run') :].split('\n}')[0]
   (vector,) = [block for block in body.split('\n\n') if block.startswith('vector.body')]

@@ -167,10 +167,9 @@ def label(case):
 
 
 def further(case):
-  """The first case of an algorithm that is listed behind SGD says most: the others are the full matrix."""
-  newer = OPTIONS[1 + max(i for i, (name, _) in enumerate(OPTIONS) if name == 'sgd') :]
-  first = dict(reversed(newer)).get(case[0], case[1])
-  return () if case[1] == first else pytest.mark.full
+  """The first cases of an algorithm say most: the others are the full matrix. AdaBelief has four."""
+  first = [options for name, options in OPTIONS if name == case[0]][: 4 if case[0] == 'adabelief' else 1]
+  return () if case[1] in first else pytest.mark.full
 
 
 every_case = pytest.mark.parametrize(

@@ -41,6 +41,7 @@ def rows(quick, scaling):
 # The compiled programs of a tiny tree.
 
 
+@pytest.mark.full
 def test_every_layout_is_compiled(rows, scaling):
   assert set(rows) == set(itertools.product(scaling.LAYOUTS, ('float32', 'packed16')))
   assert not any('refused' in row for row in rows.values())

@@ -15,6 +15,12 @@ COLORS = {
   'nadamw': '#5E3C2E',
   'amsgrad': '#B03A3A',
   'adagrad': '#7F7F7F',
+  'lion': '#6A3D9A',
+  'ademamix': '#A6761D',
+  'adopt': '#E7298A',
+  'adan': '#66A61E',
+  'laprop': '#00A5A5',
+  'acprop': '#222222',
 }
 
 

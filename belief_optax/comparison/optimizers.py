@@ -9,7 +9,10 @@ import optax
 
 from belief_optax import optimizers as family
 
-DEFAULT = ('adabelief', 'adam', 'adamw', 'nadam', 'amsgrad', 'radam', 'rmsprop', 'adagrad', 'sgd')
+DEFAULT = (
+  'adabelief', 'adam', 'adamw', 'nadam', 'amsgrad', 'radam', 'rmsprop', 'adagrad', 'sgd',
+  'lion', 'ademamix', 'adopt', 'adan', 'laprop', 'acprop',
+)  # fmt: skip
 CROSS_CHECK = ('digits', 'optax:adam')  # one cell of a peer: it must find what ours finds
 OPTIONS: Mapping[str, Mapping[str, Any]] = {'sgd': {'momentum': 0.9}, 'optax:sgd': {'momentum': 0.9}}
 # The middle of the first row of rates, 10 ** (index / 2). It costs rounds, not results: the search moves on from there.

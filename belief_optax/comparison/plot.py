@@ -2,6 +2,7 @@
 
 import math
 import pathlib
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,7 +25,7 @@ STYLE: dict[Any, Any] = {
 }
 
 
-def draw(report: 'Report', path: pathlib.Path) -> pathlib.Path:
+def draw(report: 'Report', path: pathlib.Path, names: Sequence[str]) -> pathlib.Path:
   """Two panels for each task, two tasks in a row, one legend below them."""
   import matplotlib as mpl
   from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -33,13 +34,13 @@ def draw(report: 'Report', path: pathlib.Path) -> pathlib.Path:
   tasks = list(report.tasks)
   across = min(2, len(tasks))
   down = math.ceil(len(tasks) / across)
-  widths = np.linspace(3.2, 1, max(2, len(report.optimizers)))[: len(report.optimizers)]  # equal lines stay visible
+  widths = np.linspace(3.2, 1, max(2, len(names)))[: len(names)]  # equal lines stay visible
   with mpl.rc_context(STYLE):
     figure = Figure(figsize=(6.5 * across, 2.6 * down + 0.9), layout='constrained')
     FigureCanvasAgg(figure)
     panels = figure.subplots(down, 2 * across, squeeze=False).reshape(-1, 2)
     for (left, right), task in zip(panels, tasks, strict=False):
-      for name, width in zip(report.optimizers, widths, strict=True):
+      for name, width in zip(names, widths, strict=True):
         if cell := report.cells(task).get(name):
           _curve(left, cell, {**_style(name), 'linewidth': width})
           _rates(right, cell, {**_style(name), 'linewidth': width})
@@ -47,8 +48,8 @@ def draw(report: 'Report', path: pathlib.Path) -> pathlib.Path:
     for axes in panels[len(tasks) :].flat:
       axes.set_axis_off()
     # The optimizers of all tasks, not those of the first one: a handle for each, drawn nowhere.
-    handles = [panels[0, 0].plot([], [], linewidth=2, **_style(name))[0] for name in report.optimizers]
-    figure.legend(handles, report.optimizers, loc='outside lower center', ncols=min(len(handles), 5 * across))
+    handles = [panels[0, 0].plot([], [], linewidth=2, **_style(name))[0] for name in names]
+    figure.legend(handles, names, loc='outside lower center', ncols=min(len(handles), 5 * across))
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)
   return path

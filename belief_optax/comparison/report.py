@@ -15,6 +15,14 @@ from belief_optax.comparison.tune import BATCH, DECAYS, ROUNDS
 
 Figures = dict[str, Any]
 HEADER = ('optimizer', 'rate', 'decay', 'score', 'against the best', 'steps to target', 'basin', 'settings')
+MOST = 9  # optimizers that a panel can show apart
+
+
+def figures_of(path: pathlib.Path, names: Sequence[str]) -> list[tuple[pathlib.Path, list[str]]]:
+  """The figures and the optimizers of each: as many as can be told apart, and the first one beside all of them."""
+  first, *others = names
+  some = [others[i : i + MOST - 1] for i in range(0, len(others), MOST - 1)] or [[]]
+  return [(path.with_stem(f'{path.stem}-{i}') if i > 1 else path, [first, *each]) for i, each in enumerate(some, 1)]
 
 
 class Report:
@@ -141,18 +149,19 @@ class Report:
     """The page: what was done, who leads where, the baseline against the others, every task, and the limits."""
     return '\n\n'.join(text for text in Page(self).sections()) + '\n'
 
-  def plot(self, path: str | pathlib.Path) -> pathlib.Path:
+  def plot(self, path: str | pathlib.Path) -> list[pathlib.Path]:
     """Draws the score over the steps and over the learning rate, two panels for each task.
 
     Args:
-      path: the file to write; its ending says the format.
+      path: the file to write; its ending says the format. Optimizers that one figure cannot hold go to `NAME-2` and so
+        on, beside the first of all.
 
     Returns:
-      The path.
+      The paths.
     """
     from belief_optax.comparison.plot import draw
 
-    return draw(self, pathlib.Path(path))
+    return [draw(self, one, names) for one, names in figures_of(pathlib.Path(path), self.optimizers)]
 
   def updated(self, other: 'Report') -> 'Report':
     """This report with the cells of a newer one in it; a task that was changed since loses its older cells."""
@@ -270,7 +279,8 @@ class Page:
     )
     if absent := [name for name in GROUPS['all'] if name not in self.report.tasks]:
       yield f'**Not run: {listed(absent)}.** What follows says nothing of them.'
-    yield f'![Score over steps and over learning rates]({self.figures["plot"]})'
+    for path, names in figures_of(pathlib.Path(self.report.figures['plot']), self.report.optimizers):
+      yield f'![Score over steps and over learning rates: {listed(names)}]({path})'
 
   def leading(self) -> Iterator[str]:
     report, rows = self.report, []
