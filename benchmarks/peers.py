@@ -31,7 +31,7 @@ import jax
 import optax
 
 import belief_optax as bo
-from belief_optax.execution import Mode, native, use
+from belief_optax.execution import Mode, native, primitive, use
 from benchmarks import step as base
 
 LR, DECAY = base.LR, base.DECAY
@@ -262,6 +262,33 @@ class First(NamedTuple):
     return {'parameters': base.count(shapes), 'arrays': len(jax.tree.leaves(shapes)), 'rows': rows} | _of(sampler)
 
 
+class Blocks(NamedTuple):
+  """The machine loop with arrays cut into blocks of other sizes."""
+
+  sizes: Sequence[int]
+  shapes: Callable[[], Any]
+  tiny: Callable[[], Any]
+
+  @property
+  def contenders(self) -> list[str]:
+    return [f'{LOOP}, blocks of {size:,}' for size in self.sizes]
+
+  def measure(self, args: argparse.Namespace) -> dict[str, Any]:
+    shapes, chosen = self.tiny() if args.quick else self.shapes(), native.BLOCK
+    grads, runs, needed = base.filled(shapes, 0), {}, {}
+    try:
+      for name, native.BLOCK in zip(self.contenders, self.sizes, strict=True):
+        primitive.written.cache_clear()
+        runs[name], needed[name] = ALL[LOOP].run(shapes, grads, 1)
+    finally:
+      native.BLOCK = chosen
+      primitive.written.cache_clear()
+    runs[base.PASS], needed[base.PASS] = _pass(shapes, 1)
+    sampler = base.Sampler('blocks', runs, args.rounds, 2)
+    rows = {name: _row(sampler, runs, name, needed) for name in runs}
+    return {'parameters': base.count(shapes), 'arrays': len(jax.tree.leaves(shapes)), 'rows': rows} | _of(sampler)
+
+
 def flat(size: int, arrays: int) -> Callable[[], Any]:
   return lambda: base.flat_tree(size, arrays)
 
@@ -272,7 +299,7 @@ def transformer(width: int, vocabulary: int) -> Callable[[], Any]:
 
 TINY = flat(96, 3)
 SMALL = (LOOP, XLA, base.BELIEF, base.ADAM, FUSED, 'torch AdamW, foreach', OFFICIAL)
-SECTIONS: dict[str, Tree | First] = {
+SECTIONS: dict[str, Tree | First | Blocks] = {
   '1M': Tree(tuple(ALL), flat(1_000_000, 8), TINY),
   '25M': Tree(tuple(ALL), flat(25_000_000, 8), TINY),
   '100M': Tree(CORE, flat(100_000_000, 8), TINY),
@@ -281,6 +308,7 @@ SECTIONS: dict[str, Tree | First] = {
   '1000x1K in one program': Tree(SMALL, flat(1024 * 1000, 1000), TINY, inner=20),
   '10000x1K': Tree((LOOP, base.ADAM, FUSED, 'torch AdamW, foreach'), flat(1024 * 10_000, 10_000), TINY),
   'first': First((LOOP, XLA, base.BELIEF, base.ADAM), transformer(256, 4096), TINY),
+  'blocks': Blocks([1 << n for n in range(11, 20, 2)], flat(25_000_000, 8), TINY),
   'eager': Tree((UPDATES, *OPTAX, *TORCH, *PACKAGES), transformer(64, 1024), TINY, eager=True),
 }
 ABOUT = {
@@ -292,6 +320,7 @@ ABOUT = {
   '1000x1K in one program': 'The same, 20 steps in one program: without the arrays that enter and leave it',
   '10000x1K': 'A step of 10,000 small arrays',
   'first': 'The time to the first step: trace, lower, compile and run, from empty caches',
+  'blocks': 'A step, jitted and donated, by blocks of so many elements',
   'eager': '`tx.update` outside of jit, and torch',
 }
 

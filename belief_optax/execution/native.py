@@ -20,7 +20,7 @@ from belief_optax.execution.ir import Operand
 
 LARGE = 1 << 16  # elements from which an array is cut into blocks, and gets a call of its own
 SHARED = 16  # small arrays of a call: XLA takes time to compile a call that grows with the square of its results
-_BLOCK = 1 << 15  # elements of a block
+BLOCK = 1 << 15  # elements of a block
 _GRAIN = 4  # small arrays of a block
 OLDEST_LLVM = (15,)  # pointers without a type
 
@@ -152,7 +152,7 @@ def module(body: ir.Body, operands: Sequence[Operand], scalars: Sequence[np.dtyp
     'YS': ys,
     'KS': ks,
     'RECORD': 1 + xs + ys,
-    'BLOCK': _BLOCK,
+    'BLOCK': BLOCK,
     'LARGE': LARGE,
     'GRAIN': _GRAIN,
   }

@@ -184,7 +184,7 @@ def _served(call: Call, mode: Mode) -> Signature | None:
 
 
 @functools.lru_cache(1024)
-def _text(signature: Signature) -> Any:
+def written(signature: Signature) -> Any:
   """The loop of a signature, or why there is none: an exception would not be remembered."""
   try:
     return native.write(signature.flat, signature.operands, signature.scalars, signature.rank)
@@ -194,12 +194,12 @@ def _text(signature: Signature) -> Any:
 
 def _target(signature: Signature) -> str:
   """The name of a loop, or ''."""
-  return getattr(_text(signature), 'target', '')
+  return getattr(written(signature), 'target', '')
 
 
 def loop_of(signature: Signature) -> native.Loop:
   """The loop of a signature; raises `Unserved` where there is none."""
-  loop = _text(signature)
+  loop = written(signature)
   if isinstance(loop, Unserved):
     raise loop
   return loop
