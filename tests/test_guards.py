@@ -9,9 +9,11 @@ import numpy as np
 import optax
 import pytest
 from contract_helpers import assert_close, assert_equal, compilations, gradients, params, run, traced, types
+from flax import nnx
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 from registry import ROWS
+from test_checkpoints import restore, save
 from test_hlo import LARGE, TEMPORARY, copies
 
 import belief_optax as bo
@@ -446,6 +448,46 @@ def test_the_state_is_stable_and_maps_like_parameters(guard):
   for g in gradients(4):
     q, state = step(q, state, g)
   assert len(traces) == 1
+
+
+@each_guard
+def test_a_restored_run_goes_on_as_it_would_have(guard, tmp_path):
+  """Also in the middle of an accumulation, and while a history is being filled."""
+  tx, p, grads = guard(bo.adabelief(0.1, store='packed16')), params(), gradients(7)
+  step = jax.jit(tx.step)
+  state = tx.init(p)
+  for g in grads[:3]:
+    p, state = step(p, state, g)
+  save(tmp_path / 'kept', {'params': p, 'state': state})
+  found = restore(tmp_path / 'kept', jax.eval_shape(lambda: {'params': p, 'state': state}))
+  assert_equal(found, {'params': p, 'state': state})
+  q, other = found['params'], found['state']
+  for g in grads[3:]:
+    (p, state), (q, other) = step(p, state, g), step(q, other, g)
+  assert_equal((q, other), (p, state))
+
+
+@each_guard
+def test_in_an_nnx_optimizer(guard):
+  tx, p, grads = guard(bo.adabelief(0.1)), params(), gradients(4)
+
+  class Model(nnx.Module):
+    def __init__(self):
+      self.w, self.b = nnx.Param(p['w']), nnx.Param(p['b'])
+
+  model = Model()
+  optimizer = nnx.Optimizer(model, tx, wrt=nnx.Param)
+  loss = lambda model, g: jnp.sum(g['w'] * model.w[...]) + jnp.sum(g['b'] * model.b[...])
+  step = nnx.jit(lambda model, optimizer, g: optimizer.update(model, nnx.grad(loss)(model, g)))
+  for g in grads:
+    step(model, optimizer, {'w': g['w'], 'b': g['b']})
+  q = {'w': p['w'], 'b': p['b']}
+  state = tx.init(q)
+  for g in grads:
+    updates, state = jax.jit(tx.update)({'w': g['w'], 'b': g['b']}, state, q)
+    q = optax.apply_updates(q, updates)
+  assert_close({'w': model.w[...], 'b': model.b[...]}, q)
+  assert not np.allclose(q['w'], p['w'])
 
 
 @each_guard
