@@ -397,6 +397,7 @@ LIMITS = """\
 - The search takes the best of a few settings on few tuning seeds. A lucky setting can be chosen, for any optimizer.
 - Test data are the same for all test seeds. The intervals are over starts and batches, not over data sets.
 - The target of a task is one number, from Adam or from a round figure. Steps to another one may give another order.
+- A tie says that these seeds cannot tell two optimizers apart. Where the interval is wide it says little.
 - Steps are counted, not seconds."""
 
 
