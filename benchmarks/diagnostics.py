@@ -30,6 +30,7 @@ CONTENDERS: dict[str, dict[str, Any] | None] = {
   PLAIN: None,
   'without, again': None,
   'every=1': {'every': 1},
+  'every=1, 65,536 of each': {'every': 1, 'sample': 1 << 16},
   'every=10': {'every': 10},
   'every=100': {'every': 100},
   'every=1, all elements': {'every': 1, 'sample': None},

@@ -304,7 +304,7 @@ def cost_section(sizes: Any) -> dict[str, Any]:
     data = [params, one.init(params)]
     memory = compiled.memory_analysis()
     rows[name] = {
-      'copies': len(re.findall(r'= f32\[\d[\d,]*\]\S* copy\(', compiled.as_text())),
+      'copies': copies(compiled.as_text(), jax.tree.leaves(shapes)),
       'temp': memory.temp_size_in_bytes / timing.count(shapes),
       'state': bo.state_bytes(data[1]) / timing.count(shapes),
     }
@@ -378,6 +378,12 @@ def measured(name: str, quick: bool) -> dict[str, Any]:
   found = SECTIONS[name].measure(types.SimpleNamespace(**{size: pair[quick] for size, pair in SIZES.items()}))
   facts = {'date': now, 'seconds': round(time.perf_counter() - begin, 1), 'quick': quick}
   return {**facts, 'machine': timing.describe_machine(), **found}
+
+
+def copies(program: str, like: Sequence[Any]) -> int:
+  """How many copies of arrays like the parameters a compiled program makes."""
+  sizes = {str(list(x.shape)).replace(' ', '') for x in like}
+  return sum(shape in sizes for shape in re.findall(r'= \w+(\[[\d,]*\])\S* copy\(', program))
 
 
 def between_marks(page: str, report: dict[str, Any]) -> str:

@@ -662,7 +662,7 @@ def test_it_is_a_value():
   assert make() != diagnostics.measure(bo.adam(1e-3), {'bias': '*b'}, 9)
   assert pickle.loads(pickle.dumps(make())) == make()
   assert repr(diagnostics.measure(bo.sgd(0.1))) == (
-    'measure(scale_by_learning_rate(learning_rate=0.1, flip_sign=True), groups=None, every=1, sample=65536)'
+    'measure(scale_by_learning_rate(learning_rate=0.1, flip_sign=True), groups=None, every=1, sample=8192)'
   )
   assert isinstance(make(), optax.GradientTransformationExtraArgs)
 

@@ -24,7 +24,7 @@ from belief_optax.sharding.placement import varying_axes
 
 TOTAL, REST = 'total', 'rest'
 
-SAMPLE = 65536
+SAMPLE = 8192
 
 # What is measured: name -> its value, of what `Sums` holds.
 _Quantity = Callable[[Sums], Any]
