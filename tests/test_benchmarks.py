@@ -187,7 +187,10 @@ def test_the_text_on_precision_comes_from_the_figures(precision, report):
   out, found = precision
   text = (out / 'precision.md').read_text()
   assert text == report.markdown(found)
-  assert text.count('**Reading.**') == text.count('**--quick: a smoke test, no measurement.**') == len(SECTIONS)
+  assert text.count('**--quick: a smoke test, no measurement.**') == len(SECTIONS)
+  read = [name for name in SECTIONS if name != 'long']  # whose table has the verdicts
+  read.remove('directions')  # where a smoke test leaves int8 out, of which its reading speaks
+  assert text.count('**Reading.**') == len(read)
   plots = re.findall(r'\]\((precision_\w+\.png)\)', text)
   assert sorted(plots) == sorted(path.name for path in out.glob('*.png'))
   assert plots == ['precision_freeze.png', 'precision_training.png', 'precision_parameters.png']
