@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental.custom_partitioning import custom_partitioning
 from jax.interpreters import ad, batching, mlir
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec
 
 from belief_optax.execution import halves, native
 from belief_optax.execution.ir import Operand, Unserved, type_of
@@ -62,6 +62,7 @@ class Signature(NamedTuple):
     whole: whether the first result is wanted, and not only what is kept.
     rank: how many axes the arrays have, at least 1; 1 where the loop is the same for all.
     x64: whether numbers are 64 bits wide.
+    located: whether one more scalar says where the array lies, of which this is a part.
   """
 
   rule: Callable[..., Any]
@@ -73,12 +74,22 @@ class Signature(NamedTuple):
   whole: bool
   rank: int
   x64: bool
+  located: bool = False
 
   def flat(self, *args: Any) -> list[Any]:
     """The rule on a flat list of arrays and scalars: the result, and what is kept."""
-    arrays, (*scalars, t) = args[: len(self.operands)], args[len(self.operands) :]
-    results = jax.tree.leaves(self.rule(*self.structure.unflatten(arrays), scalars, t))
+    n = len(self.operands)
+    args, origin = (args[:-1], args[-1:]) if self.located else (args, ())
+    arrays, (*scalars, t) = args[:n], args[n:]
+    results = jax.tree.leaves(self.rule(*self.structure.unflatten(arrays), scalars, t, *origin))
     return results if self.whole else results[1:]
+
+  @property
+  def of_part(self) -> 'Signature':
+    """That of the loop for a part of an array: where elements have an index, it has to know which part."""
+    if not loop_of(self).indexed:
+      return self
+    return self._replace(located=True, scalars=(*self.scalars, np.dtype(np.uint32)))
 
   @property
   def overwritten(self) -> list[int]:
@@ -294,11 +305,8 @@ _by_xla = _traced(_by_rule)
 
 def _on_cpu(ctx: Any, *args: Any, signature: Signature, leaves: int, in_place: bool, strict: bool) -> Any:
   params = {'signature': signature, 'leaves': leaves, 'in_place': in_place}
-  loop = loop_of(signature)
   where, reason = _program(ctx)
-  if where == 'partitioned' and loop.indexed:
-    where, reason = 'elsewhere', 'its rounding asks for the index of an element, which a part of an array does not know'
-  target = ''
+  loop, target = loop_of(signature.of_part if where == 'partitioned' else signature), ''
   try:
     target = target if where == 'elsewhere' else native.compiled(loop)
   except Exception as e:  # whatever LLVM says, XLA does the same without it
@@ -309,7 +317,7 @@ def _on_cpu(ctx: Any, *args: Any, signature: Signature, leaves: int, in_place: b
     aliases = _aliases(ctx, args, signature, leaves) if in_place else {}
     return jax.ffi.ffi_lowering(target, operand_output_aliases=aliases)(ctx, *args)
   if where == 'partitioned':
-    return _by_parts(ctx, *args, **params)
+    return _by_parts(ctx, *args, **params, strict=strict)
   if strict:
     raise ValueError(f"execution 'native' cannot run a step: {reason}.")
   return _by_xla(ctx, *args, **params)
@@ -354,19 +362,19 @@ def _program(ctx: Any) -> tuple[str, str]:
 
 
 @_traced
-def _by_parts(*args: Any, signature: Signature, leaves: int, in_place: bool) -> list[Any]:
+def _by_parts(*args: Any, signature: Signature, leaves: int, in_place: bool, strict: bool) -> list[Any]:
   out = []
   for each in _leaves(args, signature, leaves):
     rank = each[0].ndim
-    out += _partitioned(signature, rank, in_place)(*each) if rank else signature.flat(*each)
+    out += _partitioned(signature, rank, in_place, strict)(*each) if rank else signature.flat(*each)
   return out
 
 
 @functools.lru_cache(1024)
-def _partitioned(signature: Signature, rank: int, in_place: bool) -> Callable[..., Any]:
+def _partitioned(signature: Signature, rank: int, in_place: bool, strict: bool) -> Callable[..., Any]:
   """The loop on one array, of which each device holds a part: that which it holds of the state."""
-  loop = loop_of(signature)
-  scalars, leading = len(signature.scalars), signature.overwritten[-1]
+  own = signature.of_part
+  loop, scalars, leading = loop_of(own), len(signature.scalars), signature.overwritten[-1]
   replaced = signature.overwritten if in_place else []
 
   def spread(sharding: Any, mesh: Any) -> list[Any]:
@@ -378,11 +386,18 @@ def _partitioned(signature: Signature, rank: int, in_place: bool) -> Callable[..
     del results
     whole = NamedSharding(mesh, PartitionSpec())
     operands = spread(args[leading].sharding, mesh)
+    shape = args[0].shape
 
     def local(*arrays: Any) -> Any:
-      like = [jax.ShapeDtypeStruct((*arrays[0].shape, *x.trailing), x.dtype) for x in loop.results]
-      aliases = {x: y for y, x in enumerate(replaced) if _type(arrays[x]) == _type(like[y])}
-      return jax.ffi.ffi_call(loop.target, like, input_output_aliases=aliases)(*arrays)
+      with jax.sharding.use_abstract_mesh(AbstractMesh((), ())):  # a part lies on one device, whatever mesh is set
+        origin = [_origin(shape, arrays[0].shape, operands[0])] if own.located else []
+        if origin and origin[0].ndim:  # only its rows are one piece each
+          if strict:
+            raise ValueError(f"execution 'native' cannot run a step: {SCATTERED}.")
+          return own.flat(*arrays, *origin)
+        like = [jax.ShapeDtypeStruct((*arrays[0].shape, *x.trailing), x.dtype) for x in loop.results]
+        aliases = {x: y for y, x in enumerate(replaced) if _type(arrays[x]) == _type(like[y])}
+        return jax.ffi.ffi_call(loop.target, like, input_output_aliases=aliases)(*arrays, *origin)
 
     return mesh, local, [operands[0]] * len(loop.results), (*operands, *[whole] * scalars)
 
@@ -397,6 +412,23 @@ def _partitioned(signature: Signature, rank: int, in_place: bool) -> Callable[..
   call = custom_partitioning(lambda *args: signature.flat(*args))
   call.def_partition(part, infer_sharding_from_operands=infer, sharding_rule=rule)
   return call
+
+
+SCATTERED = 'its rounding asks for the index of an element, and a part of an array that is split so is not one piece'
+
+
+def _origin(whole: tuple[int, ...], part: tuple[int, ...], sharding: NamedSharding) -> jax.Array:
+  """uint32, what the index of an element of an array is more than its index in the part: a scalar for one piece."""
+  origin = jnp.uint32(0)
+  for axis, names in enumerate(sharding.spec):
+    stride, own = (math.prod(shape[axis + 1 :]) for shape in (whole, part))
+    place = jnp.uint32(0)
+    for name in () if names is None else names if isinstance(names, tuple) else (names,):
+      place = place * np.uint32(sharding.mesh.shape[name]) + jax.lax.axis_index(name).astype(jnp.uint32)
+    origin = origin + place * np.uint32(part[axis] * stride % 2**32)
+    if stride != own and part[axis] > 1:
+      origin = origin + jax.lax.broadcasted_iota(jnp.uint32, part, axis) * np.uint32((stride - own) % 2**32)
+  return origin
 
 
 def _type(x: Any) -> Any:
