@@ -9,7 +9,20 @@ from belief_optax.core import NONNEGATIVE, Leaf, Line, Now, hyper, mask_option, 
 from belief_optax.core.vocabulary import Mask
 
 
-class AddDecayedWeights(Line):
+class _Decay(Line):
+  """What all kinds of decay share: how much, and of what."""
+
+  weight_decay: ScalarOrSchedule = hyper(allowed=NONNEGATIVE, constant=False)
+  mask: Mask | None = mask_option(default=None)
+  multiplier: ScalarOrSchedule = hyper(default=1.0, allowed=NONNEGATIVE)
+
+  reads_params = True
+
+  def scalars(self, now: Now) -> Any:
+    return now(self.weight_decay) * now(self.multiplier)
+
+
+class AddDecayedWeights(_Decay):
   r"""Adds the decayed parameters to the direction.
 
   .. math:: u_t \leftarrow u_t + \lambda_t c_t \theta_{t-1}
@@ -40,15 +53,7 @@ class AddDecayedWeights(Line):
     Loshchilov and Hutter, Decoupled weight decay regularization (https://arxiv.org/abs/1711.05101), Algorithm 2.
   """  # own words: weight_decay
 
-  weight_decay: ScalarOrSchedule = hyper(allowed=NONNEGATIVE, constant=False)
-  mask: Mask | None = mask_option(default=None)
-  multiplier: ScalarOrSchedule = hyper(default=1.0, allowed=NONNEGATIVE)
-
-  reads_params = True
   shrinks = 1
-
-  def scalars(self, now: Now) -> Any:
-    return now(self.weight_decay) * now(self.multiplier)
 
   def step(self, x: Leaf, k: Any) -> Leaf:
     return x.redirect(x.u + k * x.p)  # u <- u + lambda c theta
@@ -57,7 +62,7 @@ class AddDecayedWeights(Line):
 add_decayed_weights = piece(AddDecayedWeights)
 
 
-class AddCautiousDecay(Line):
+class AddCautiousDecay(_Decay):
   r"""Adds the decayed parameters to the direction where both have the same sign, or one is 0.
 
   .. math:: u_t \leftarrow u_t + \lambda_t c_t [u_t \theta_{t-1} \ge 0] \theta_{t-1}
@@ -89,15 +94,7 @@ class AddCautiousDecay(Line):
     Chen et al., Cautious weight decay (https://arxiv.org/abs/2510.12402), Algorithm 1.
   """  # own words: weight_decay
 
-  weight_decay: ScalarOrSchedule = hyper(allowed=NONNEGATIVE, constant=False)
-  mask: Mask | None = mask_option(default=None)
-  multiplier: ScalarOrSchedule = hyper(default=1.0, allowed=NONNEGATIVE)
-
-  reads_params = True
   shrinks = 1
-
-  def scalars(self, now: Now) -> Any:
-    return now(self.weight_decay) * now(self.multiplier)
 
   def step(self, x: Leaf, k: Any) -> Leaf:
     if jnp.iscomplexobj(x.u):
@@ -109,7 +106,7 @@ class AddCautiousDecay(Line):
 add_cautious_decay = piece(AddCautiousDecay)
 
 
-class ProximalDecay(Line):
+class ProximalDecay(_Decay):
   r"""Decays by a division, after the step: weight decay by an implicit step.
 
   .. math::
@@ -143,15 +140,10 @@ class ProximalDecay(Line):
     al., Adan (https://arxiv.org/abs/2208.06677), Algorithm 1.
   """  # own words: weight_decay
 
-  weight_decay: ScalarOrSchedule = hyper(allowed=NONNEGATIVE, constant=False)
-  mask: Mask | None = mask_option(default=None)
-  multiplier: ScalarOrSchedule = hyper(default=1.0, allowed=NONNEGATIVE)
-
-  reads_params = True
   shrinks = -1
 
   def scalars(self, now: Now) -> Any:
-    k = now(self.weight_decay) * now(self.multiplier)
+    k = _Decay.scalars(self, now)
     return k, 1 / (1 + k)
 
   def step(self, x: Leaf, k: Any) -> Leaf:
