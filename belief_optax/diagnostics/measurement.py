@@ -270,7 +270,9 @@ class Update:
       raise ValueError(f'measure needs a MeasureState, as its init makes it, but got {type(state).__name__}.')
     tx = optax.with_extra_args_support(self.settings.tx)
     step = jnp.asarray(optax.safe_increment(state.finished))
-    notebook = _Notebook(self.settings, (step == 1) | (step % self.settings.every == 0))
+    every = self.settings.every
+    # Where every step is due XLA is not told so: outside of a branch it keeps whole arrays of what a store decodes.
+    notebook = _Notebook(self.settings, (step == 1) | (step % every == 0) if every > 1 else step > 0)
     with watching(notebook.look):
       new, inner = tx.update(updates, state.inner, params, **extra)
     if not notebook.pages:
@@ -326,8 +328,6 @@ class _Notebook:
     arrays = jax.tree.map(jax.lax.stop_gradient, arrays)
     if not any(isinstance(x, Tracer) for x in jax.tree.leaves((arrays, self.due))):
       return compiled(arrays) if self.due else {}
-    if self.settings.every == 1:
-      return page(arrays)
     skip = lambda arrays: jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(page, arrays))
     return jax.lax.cond(self.due, page, skip, arrays)
 
