@@ -219,6 +219,7 @@ def test_param_groups_are_read_from_the_lines(tx, expected):
     (bo.adamw(1e-3, weight_decay=0.1, mask=lambda p: jax.tree.map(lambda x: x.ndim > 1, p)), 'masks'),
     (bo.adamw(SCHEDULE, weight_decay=0.1, weight_decay_mode='independent'), 'independent'),
     (bo.adamw(1e-3, weight_decay_mode='cautious'), r'no hyperparameter of torch says add_cautious_decay\('),
+    (bo.adamw(1e-3, weight_decay_mode='proximal'), r'no hyperparameter of torch says proximal_decay\('),
   ],
 )
 def test_param_groups_that_torch_has_no_word_for(tx, words):

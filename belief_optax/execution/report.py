@@ -83,7 +83,7 @@ def explain(tx: optax.GradientTransformation, params: optax.Params) -> Explanati
     if in_force(plan.lines.unflatten(arrays.hyper), mode) == 'xla':
       chosen = 'it was chosen' if mode == 'xla' else 'one line alone XLA fuses with what is around it'
     rows = [(_dtypes(call), chosen or primitive.why_not(call), call.arrays[0].size) for call in calls(plan, arrays)]
-    steps[plan, tuple(rows)] = rows  # once, where a wrapper traces it twice
+    steps[plan, tuple(rows)] = None  # once, where a wrapper traces it twice
     return arrays
 
   with watching(look):
@@ -91,7 +91,7 @@ def explain(tx: optax.GradientTransformation, params: optax.Params) -> Explanati
   if not steps:
     raise TypeError(f'tx must be a recipe, or a transformation that has recipes inside, got {tx!r}.')
   sizes = collections.defaultdict[Any, list[int]](list)
-  for dtypes, reason, size in itertools.chain.from_iterable(steps.values()):
+  for dtypes, reason, size in itertools.chain.from_iterable(rows for _, rows in steps):
     sizes[dtypes, reason].append(size)
   parts = (Part(len(some), sum(some), dtypes, not reason, reason) for (dtypes, reason), some in sizes.items())
   return Explanation(mode, tuple(parts))

@@ -9,7 +9,7 @@ from belief_optax import formulas
 from belief_optax.core import Line, Recipe, State, arguments
 from belief_optax.optimizers.descend import Relative
 from belief_optax.pieces.bias import BiasCorrect, BiasCorrectStep, RawMean
-from belief_optax.pieces.decay import AddCautiousDecay, AddDecayedWeights
+from belief_optax.pieces.decay import AddCautiousDecay, AddDecayedWeights, ProximalDecay
 from belief_optax.pieces.lookahead import Lookahead
 from belief_optax.pieces.moments import AccumulateSquares, Belief, CenteredMoment, FirstMoment, RunningMax, SecondMoment
 from belief_optax.pieces.momentum import HeavyBall, Nesterov
@@ -42,7 +42,7 @@ RECOMPUTED = frozenset({'rho_inf', 'rho_t'})
 # Lines of optimizers whose state in torch's packages looks like Adam's and means something else (LARS), or has more.
 _FOREIGN = (ClipArrayNorm, PreconditionAtan2, PreconditionPartial, Sign, TrustRatio)
 # Lines that keep nothing, and that no hyperparameter of torch's packages speaks of.
-_UNSPOKEN = (AddCautiousDecay, KeepNorm)
+_UNSPOKEN = (AddCautiousDecay, KeepNorm, ProximalDecay)
 _MOMENTS = (FirstMoment, SecondMoment, CenteredMoment, AccumulateSquares, HeavyBall)
 
 Field = tuple[type[Line], str]  # a hyperparameter: a kind of line, and the name of its field
