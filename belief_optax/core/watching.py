@@ -27,25 +27,24 @@ class Watch:
     """What is known after the last line. A complex array that is split has two ends, its real and its imaginary one."""
 
 
-@contextlib.contextmanager
-def watching(look: Look) -> Iterator[None]:
+def watching(look: Look) -> contextlib.AbstractContextManager[None]:
   """Calls `look(plan, arrays)` for each recipe whose step is taken inside of a `with` block.
 
   It returns the arrays, as the step is to take them: what is computed from them must be the same numbers. Whoever
   watches from further outside sees them first.
   """
   outer = _look.get()
-  token = _look.set(look if outer is None else lambda plan, arrays: look(plan, outer(plan, arrays)))
-  try:
-    yield
-  finally:
-    _look.reset(token)
+  return _looking(look if outer is None else lambda plan, arrays: look(plan, outer(plan, arrays)))
+
+
+def unseen() -> contextlib.AbstractContextManager[None]:
+  """Nobody watches what is done inside of a `with` block."""
+  return _looking(None)
 
 
 @contextlib.contextmanager
-def unseen() -> Iterator[None]:
-  """Nobody watches what is done inside of a `with` block."""
-  token = _look.set(None)
+def _looking(look: Look | None) -> Iterator[None]:
+  token = _look.set(look)
   try:
     yield
   finally:

@@ -393,7 +393,10 @@ def _partitioned(signature: Signature, rank: int, in_place: bool, strict: bool) 
         origin = [_origin(shape, arrays[0].shape, operands[0])] if own.located else []
         if origin and origin[0].ndim:  # only its rows are one piece each
           if strict:
-            raise ValueError(f"execution 'native' cannot run a step: {SCATTERED}.")
+            raise ValueError(
+              "execution 'native' cannot run a step: its rounding asks for the index of an element, and a part of an "
+              'array that is split so is not one piece.'
+            )
           return own.flat(*arrays, *origin)
         like = [jax.ShapeDtypeStruct((*arrays[0].shape, *x.trailing), x.dtype) for x in loop.results]
         aliases = {x: y for y, x in enumerate(replaced) if _type(arrays[x]) == _type(like[y])}
@@ -412,9 +415,6 @@ def _partitioned(signature: Signature, rank: int, in_place: bool, strict: bool) 
   call = custom_partitioning(lambda *args: signature.flat(*args))
   call.def_partition(part, infer_sharding_from_operands=infer, sharding_rule=rule)
   return call
-
-
-SCATTERED = 'its rounding asks for the index of an element, and a part of an array that is split so is not one piece'
 
 
 def _origin(whole: tuple[int, ...], part: tuple[int, ...], sharding: NamedSharding) -> jax.Array:
