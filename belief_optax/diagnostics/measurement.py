@@ -12,6 +12,7 @@ import jax.extend.core
 import jax.numpy as jnp
 import optax
 from jax.core import Tracer
+from jax.flatten_util import ravel_pytree
 
 from belief_optax import formulas
 from belief_optax.core import arguments
@@ -328,8 +329,10 @@ class _Notebook:
     arrays = jax.tree.map(jax.lax.stop_gradient, arrays)
     if not any(isinstance(x, Tracer) for x in jax.tree.leaves((arrays, self.due))):
       return compiled(arrays) if self.due else {}
-    skip = lambda arrays: jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(page, arrays))
-    return jax.lax.cond(self.due, page, skip, arrays)
+    # One vector leaves the branch: XLA copies each constant but one that a branch returns.
+    nothing, restore = ravel_pytree(jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(page, arrays)))
+    found = jax.lax.cond(self.due, lambda arrays: ravel_pytree(page(arrays))[0], lambda _: nothing, arrays)
+    return restore(found)
 
 
 def _afterwards(finished: Any, found: Page) -> dict[str, Any]:
