@@ -8,18 +8,12 @@ It keeps what it measures, section by section, in benchmarks/results/guards-<dev
 tables of docs/guards.md, between their marks: no figure of a table is typed by hand.
 """
 
-import argparse
-import datetime
 import functools
-import json
 import os
-import pathlib
 import re
 import sys
-import time
-import types
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 DEVICES = 8
 COUNT = f'--xla_force_host_platform_device_count={DEVICES}'
@@ -35,10 +29,10 @@ from jax.sharding import PartitionSpec as P  # noqa: E402
 import belief_optax as bo  # noqa: E402
 from belief_optax import sharding  # noqa: E402
 from benchmarks import step as timing  # noqa: E402
+from benchmarks.sections import ROOT, Section, reports  # noqa: E402
 from benchmarks.step import spread, table  # noqa: E402
-from examples._common import digits, directory  # noqa: E402
+from examples._common import digits  # noqa: E402
 
-ROOT = pathlib.Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / 'examples'))  # the examples import what they share as scripts do
 from landscapes import LANDSCAPES, arrival, walk  # noqa: E402
 
@@ -350,11 +344,6 @@ def cost_text(s: dict[str, Any]) -> list[str]:
 # The report.
 
 
-class Section(NamedTuple):
-  measure: Callable[[Any], dict[str, Any]]
-  text: Callable[[dict[str, Any]], list[str]]
-
-
 SECTIONS = {
   'faults': Section(faults_section, faults_text),
   'tails': Section(tails_section, tails_text),
@@ -373,13 +362,6 @@ SIZES: dict[str, tuple[Any, Any]] = {  # of the whole run, and of a smoke test
 }
 
 
-def measured(name: str, quick: bool) -> dict[str, Any]:
-  begin, now = time.perf_counter(), datetime.datetime.now(datetime.UTC).isoformat(timespec='minutes')
-  found = SECTIONS[name].measure(types.SimpleNamespace(**{size: pair[quick] for size, pair in SIZES.items()}))
-  facts = {'date': now, 'seconds': round(time.perf_counter() - begin, 1), 'quick': quick}
-  return {**facts, 'machine': timing.describe_machine(), **found}
-
-
 def copies(program: str, like: Sequence[Any]) -> int:
   """How many copies of arrays like the parameters a compiled program makes."""
   sizes = {str(list(x.shape)).replace(' ', '') for x in like}
@@ -389,11 +371,7 @@ def copies(program: str, like: Sequence[Any]) -> int:
 def between_marks(page: str, report: dict[str, Any]) -> str:
   """The page with what the report says between the marks of each section."""
   for name, s in report.items():
-    machine = s['machine']
-    versions = ', '.join(f'{package} {version}' for package, version in machine['versions'].items())
-    where = f'{s["date"]}, {s["seconds"]:.0f} s on {machine["cores"]} cores, {machine["cpu"]}, {versions}'
-    note = '**--quick: a smoke test, no measurement.** ' if s['quick'] else ''
-    text = '\n\n'.join([*SECTIONS[name].text(s), f'{note}*{where}*'])
+    text = '\n\n'.join(SECTIONS[name].paragraphs(s))
     begin, end = f'<!-- {name} -->', f'<!-- /{name} -->'
     head, _, rest = page.partition(begin)
     _, _, tail = rest.partition(end)
@@ -404,24 +382,10 @@ def between_marks(page: str, report: dict[str, Any]) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-  parser = argparse.ArgumentParser(prog='benchmarks.guards', description=__doc__.splitlines()[0])
-  parser.add_argument('--quick', action='store_true', help='tiny sizes: a smoke test, no measurement')
-  parser.add_argument('--sections', choices=list(SECTIONS), nargs='+', default=list(SECTIONS))
-  parser.add_argument('--out', type=directory, help='folder (docs and benchmarks/results; with --quick: out/guards)')
-  args = parser.parse_args(argv)
-  if args.quick and args.out is None:  # a smoke test must not take the place of measured results
-    args.out = directory('out/guards')
-  slug = re.sub(r'[^a-z0-9]+', '-', jax.devices()[0].device_kind.lower()).strip('-')
-  results = (args.out or ROOT / 'benchmarks' / 'results') / f'guards-{slug}.json'
   page = ROOT / 'docs' / 'guards.md'
-  report = json.loads(results.read_text()) if results.exists() and not args.quick else {}
-  for name in args.sections:
-    print(f'{name} ...', file=sys.stderr, flush=True)
-    report[name] = measured(name, args.quick)
-    report = {name: report[name] for name in SECTIONS if name in report}
-    results.write_text(json.dumps(report, separators=(',', ':')) + '\n')
+  for _, report, out in reports('guards', __doc__.splitlines()[0], SECTIONS, SIZES, argv):
     text = between_marks(page.read_text('utf-8'), report)
-    ((args.out / page.name) if args.out else page).write_text(text, 'utf-8')
+    (out / page.name if out else page).write_text(text, 'utf-8')
 
 
 if __name__ == '__main__':

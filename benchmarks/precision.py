@@ -8,17 +8,10 @@ It keeps what it measures, section by section, in benchmarks/results/precision-<
 docs/precision.md and its plots: no figure in the text is typed by hand.
 """
 
-import argparse
 import dataclasses
-import datetime
 import itertools
-import json
-import pathlib
 import pydoc_data.topics
-import re
 import sys
-import time
-import types
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -33,10 +26,10 @@ from belief_optax import stores
 from belief_optax.comparison.networks import cross_entropy, perceptron
 from belief_optax.comparison.statistics import interval
 from benchmarks import step as timing
+from benchmarks.sections import ROOT, Section, reports
 from benchmarks.step import BELIEF, LR, count, spread, table
-from examples._common import COLORS, digits, directory, save
+from examples._common import COLORS, digits, save
 
-ROOT = pathlib.Path(__file__).parents[1]
 # min_size=0: every array is coded, however small.
 CODED = {'packed16': stores.Packed16(min_size=0), 'int8': stores.Int8()}
 ROUNDING = {'bfloat16': stores.BFloat16(), **CODED}
@@ -739,22 +732,15 @@ def speed_text(s: dict[str, Any]) -> list[str]:
   ]
 
 
-class Section(NamedTuple):
-  title: str
-  measure: Callable[[Any], dict[str, Any]]
-  text: Callable[[dict[str, Any]], list[str]]
-  plot: Callable[[dict[str, Any]], Any] | None = None
-
-
 SECTIONS = {
-  'bytes': Section('Bytes per parameter', bytes_section, bytes_text),
-  'freeze': Section('Nothing freezes', freeze_section, freeze_text, freeze_plot),
-  'codes': Section('What codes can tell apart', codes_section, codes_text),
-  'directions': Section('Directions', directions_section, directions_text),
-  'training': Section('Training', training_section, training_text, contest_plot),
-  'long': Section('A longer training', long_section, long_text, long_plot),
-  'parameters': Section('Parameters in bfloat16', parameters_section, parameters_text, contest_plot),
-  'speed': Section('Speed', speed_section, speed_text),
+  'bytes': Section(bytes_section, bytes_text, 'Bytes per parameter'),
+  'freeze': Section(freeze_section, freeze_text, 'Nothing freezes', freeze_plot),
+  'codes': Section(codes_section, codes_text, 'What codes can tell apart'),
+  'directions': Section(directions_section, directions_text, 'Directions'),
+  'training': Section(training_section, training_text, 'Training', contest_plot),
+  'long': Section(long_section, long_text, 'A longer training', long_plot),
+  'parameters': Section(parameters_section, parameters_text, 'Parameters in bfloat16', contest_plot),
+  'speed': Section(speed_section, speed_text, 'Speed'),
 }
 LINE = {'line': lambda: teacher_task()._replace(steps=3, seeds=2)}
 SIZES: dict[str, tuple[Any, Any]] = {  # of the whole run, and of a smoke test
@@ -772,13 +758,6 @@ SIZES: dict[str, tuple[Any, Any]] = {  # of the whole run, and of a smoke test
 }
 
 
-def measured(name: str, quick: bool) -> dict[str, Any]:
-  begin, now = time.perf_counter(), datetime.datetime.now(datetime.UTC).isoformat(timespec='minutes')
-  found = SECTIONS[name].measure(types.SimpleNamespace(**{size: pair[quick] for size, pair in SIZES.items()}))
-  facts = {'date': now, 'seconds': round(time.perf_counter() - begin, 1), 'quick': quick}
-  return {**facts, 'machine': timing.describe_machine(), **found}
-
-
 def markdown(report: dict[str, Any]) -> str:
   lines = [
     '# Precision: what fewer bits save, and what they cost',
@@ -786,31 +765,13 @@ def markdown(report: dict[str, Any]) -> str:
     '`python -m benchmarks.precision --sections NAME` measures a section again.',
   ]
   for name, s in report.items():
-    machine = s['machine']
-    versions = ', '.join(f'{package} {version}' for package, version in machine['versions'].items())
-    where = f'{s["date"]}, {s["seconds"]:.0f} s on {machine["cores"]} cores, {machine["cpu"]}, {versions}'
-    note = '**--quick: a smoke test, no measurement.** ' if s['quick'] else ''
-    lines += [f'## {SECTIONS[name].title}', *SECTIONS[name].text(s), f'{note}*{where}*']
+    lines += [f'## {SECTIONS[name].title}', *SECTIONS[name].paragraphs(s)]
   return '\n\n'.join(lines) + '\n'
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-  parser = argparse.ArgumentParser(prog='benchmarks.precision', description=__doc__.splitlines()[0])
-  parser.add_argument('--quick', action='store_true', help='tiny sizes: a smoke test, no measurement')
-  parser.add_argument('--sections', choices=list(SECTIONS), nargs='+', default=list(SECTIONS))
-  parser.add_argument('--out', type=directory, help='folder (docs and benchmarks/results; with --quick: out/precision)')
-  args = parser.parse_args(argv)
-  if args.quick and args.out is None:  # a smoke test must not take the place of measured results
-    args.out = directory('out/precision')
-  slug = re.sub(r'[^a-z0-9]+', '-', jax.devices()[0].device_kind.lower()).strip('-')
-  results = (args.out or ROOT / 'benchmarks' / 'results') / f'precision-{slug}.json'
-  docs = args.out or ROOT / 'docs'
-  report = json.loads(results.read_text()) if results.exists() and not args.quick else {}
-  for name in args.sections:
-    print(f'{name} ...', file=sys.stderr, flush=True)
-    report[name] = measured(name, args.quick)
-    report = {name: report[name] for name in SECTIONS if name in report}
-    results.write_text(json.dumps(report, separators=(',', ':')) + '\n')
+  for name, report, out in reports('precision', __doc__.splitlines()[0], SECTIONS, SIZES, argv):
+    docs = out or ROOT / 'docs'
     (docs / 'precision.md').write_text(markdown(report))
     if plot := SECTIONS[name].plot:
       save(plot(report[name]), docs / f'precision_{name}.png')

@@ -193,13 +193,13 @@ def test_the_text_on_precision_comes_from_the_figures(precision, report):
   assert text.count('**Reading.**') == len(read)
   plots = re.findall(r'\]\((precision_\w+\.png)\)', text)
   assert sorted(plots) == sorted(path.name for path in out.glob('*.png'))
-  assert plots == ['precision_freeze.png', 'precision_training.png', 'precision_parameters.png']
+  assert plots == [f'precision_{name}.png' for name in ('freeze', 'training', 'long', 'parameters')]
 
 
 def test_a_section_is_measured_again_by_itself(report, tmp_path, monkeypatch):
   """The figures of the others stay, in the order of the text."""
   times = iter(range(9))
-  section = report.Section('Bytes', lambda _: {'run': next(times)}, lambda s: [f'run {s["run"]}'])
+  section = report.Section(lambda _: {'run': next(times)}, lambda s: [f'run {s["run"]}'], 'Bytes')
   monkeypatch.setattr(report, 'SECTIONS', {'one': section, 'two': section._replace(title='Two')})
   report.main(['--out', str(tmp_path)])
   report.main(['--out', str(tmp_path), '--sections', 'one'])
