@@ -117,6 +117,7 @@ def test_wrong_value_is_a_clear_error(arguments, sentence, monkeypatch, capsys):
   assert sentence in capsys.readouterr().err
 
 
+@pytest.mark.full
 def test_wrong_value_ends_the_program_with_2():
   done = run('--bogus')
   assert done.returncode == 2
@@ -312,6 +313,7 @@ def test_the_benchmark_of_an_accelerator_runs_anywhere(tmp_path):
   assert '**--quick: a smoke test, no measurement.**' in path.with_suffix('.md').read_text()
 
 
+@pytest.mark.full
 def test_the_benchmark_of_an_accelerator_names_its_trees():
   done = run('--trees', '5 arrays', benchmark='gpu')
   assert done.returncode == 2

@@ -113,6 +113,7 @@ def test_ctrl_c_waits_for_the_end_of_an_epoch(digits):
     signal.signal(signal.SIGINT, before)
 
 
+@pytest.mark.full  # in the process of the tests: test_wrong_values
 def test_a_wrong_value_is_an_error_without_a_traceback(tmp_path):
   file = tmp_path / 'file'
   file.touch()

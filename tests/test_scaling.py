@@ -47,6 +47,7 @@ def test_every_layout_is_compiled(rows, scaling):
   assert not any('refused' in row for row in rows.values())
 
 
+@pytest.mark.full
 def test_programs_take_the_bytes_of_the_shards(rows, scaling):
   shapes = scaling.TINY['tiny'].shapes()
   for (layout, store), row in rows.items():
@@ -56,6 +57,7 @@ def test_programs_take_the_bytes_of_the_shards(rows, scaling):
     assert row['state'] == pytest.approx(row['paper']['state'] + sum(row['excess'].values()), rel=1e-12)
 
 
+@pytest.mark.full
 def test_what_is_on_the_wire(rows):
   for (layout, _), row in rows.items():
     arrays = {kind: of['arrays'] for kind, of in row['collectives'].items()}
@@ -69,6 +71,7 @@ def test_what_is_on_the_wire(rows):
     assert row['split_params'] == 9 * (layout != 'plain')
 
 
+@pytest.mark.full
 def test_the_page_comes_from_the_figures(quick, scaling):
   out, report = quick
   text = (out / 'scaling.md').read_text()
@@ -149,6 +152,7 @@ def test_wrong_value_is_an_error_that_names_the_choices(scaling, capsys, argumen
   assert all(str(choice) in said.split(sentence)[1] for choice in choices[arguments[0][2:]])
 
 
+@pytest.mark.full
 def test_some_figures_are_made_anew_and_the_others_kept(scaling, rows, monkeypatch, tmp_path):
   times = itertools.count()
   monkeypatch.setattr(scaling, 'measured', lambda *_: rows['fsdp', 'packed16'] | {'seconds': next(times)})
