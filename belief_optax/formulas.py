@@ -58,7 +58,7 @@ def smallest_root(like: Number) -> float:
   return 2.0 ** ((jnp.finfo(like.dtype).minexp + 16) // 2)
 
 
-def bounded(x: Number, limit: float) -> Number:
+def bounded(x: Number, limit: Number) -> Number:
   """A number of a limited size; NaN where it is not finite, so that this stays visible.
 
   What ends in an operation on one array and constants XLA:CPU computes again in each kernel that reads it. In another
@@ -67,6 +67,14 @@ def bounded(x: Number, limit: float) -> Number:
   if jnp.iscomplexobj(x):
     return lax.complex(bounded(x.real, limit), bounded(x.imag, limit))
   return jnp.clip(x + (x - x), -limit, limit)  # inf - inf is NaN
+
+
+def shortened(x: Number, limit: Number) -> Number:
+  """A number of at most this size, of a complex one the modulus; NaN where it is not finite. The limit may be 0."""
+  if not jnp.iscomplexobj(x):
+    return bounded(x, limit)
+  size = jnp.abs(x)
+  return x * safe_divide(jnp.minimum(size, limit), size)
 
 
 def square(r: Number, weight: Number = 1.0) -> Number:

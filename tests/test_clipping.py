@@ -45,13 +45,17 @@ def test_of_a_complex_number_the_modulus_is_bounded():
   np.testing.assert_allclose(parts.update(z, parts.init(z))[0], [1 + 1j, 0.3 - 0.4j, 0], 1e-6)
 
 
+@pytest.mark.parametrize('clip', [bo.clip_direction(1.0), bo.clip_growing()], ids=['clip_direction', 'clip_growing'])
 @pytest.mark.parametrize('dtype', ['float32', 'complex64', 'bfloat16'])
-def test_what_is_not_finite_stays_visible(dtype):
-  x = jnp.asarray([jnp.inf, -jnp.inf, jnp.nan, 9.0], dtype)
-  u, _ = bo.clip_direction(1.0).update(x, bo.clip_direction(1.0).init(x))
-  assert u.dtype == dtype
-  np.testing.assert_array_equal(jnp.isnan(u), [True, True, True, False])
-  assert u[3] == 1
+def test_what_is_not_finite_stays_visible(dtype, clip):
+  """Where the limit of `clip_growing` is 0, and where it is 1 as that of the other."""
+  x, state = jnp.asarray([jnp.inf, -jnp.inf, jnp.nan, 9.0, 0.0], dtype), clip.init(jnp.zeros(5))
+  first, state = clip.update(x, state)
+  second, _ = clip.update(x, state)
+  for u, limit in ((first, 1 if clip.lines[0].name == 'clip_direction' else 0), (second, 1)):
+    assert u.dtype == dtype
+    np.testing.assert_array_equal(jnp.isnan(u), [True, True, True, False, False])
+    np.testing.assert_array_equal(u[3:], [limit, 0])
 
 
 def test_before_the_moments_it_bounds_the_gradient():

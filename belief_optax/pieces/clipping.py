@@ -43,9 +43,7 @@ class ClipDirection(Line):
     return now(self.limit)
 
   def step(self, x: Leaf, k: Any) -> Leaf:
-    if jnp.iscomplexobj(x.u):
-      return x.redirect(x.u * (k / jnp.maximum(jnp.abs(x.u), k)))
-    return x.redirect(formulas.bounded(x.u, k))
+    return x.redirect(formulas.shortened(x.u, k))
 
 
 clip_direction = piece(ClipDirection)

@@ -180,10 +180,7 @@ class ClipGrowing(Line):
     return jnp.where(finished > 0, jnp.where(finished > 0, finished, 1.0) ** now(self.clip_power), 0.0)
 
   def step(self, x: Leaf, k: Any) -> Leaf:
-    if not jnp.iscomplexobj(x.u):
-      return x.set(u=jnp.clip(x.u, -k, k))
-    size = jnp.abs(x.u)
-    return x.set(u=x.u * formulas.safe_divide(jnp.minimum(size, k), size))
+    return x.set(u=formulas.shortened(x.u, k))
 
 
 clip_growing = piece(ClipGrowing)
