@@ -1,6 +1,6 @@
 """The family on equal terms: which optimizer is good for which kind of task?
 
-    python -m benchmarks.compare                       # everything, with a process for each core; below an hour on two
+    python -m benchmarks.compare                       # everything, with a process for each core; above an hour on two
     python -m benchmarks.compare --resume              # goes on where a run was stopped
     python -m benchmarks.compare --tasks digits landscapes --optimizers adabelief optax:lion  # other figures are kept
     python -m benchmarks.compare --quick               # a smoke test of about five minutes; its figures mean nothing

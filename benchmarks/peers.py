@@ -223,11 +223,15 @@ def _of(sampler: base.Sampler) -> dict[str, Any]:
 
 
 class First(NamedTuple):
-  """Trace, lower, compile and run, from empty caches; LLVM makes the machine code in the first round alone."""
+  """Trace, lower, compile and run, from empty caches; LLVM makes the machine code in the first round alone.
+
+  `most` is how many rounds are taken where one lasts for minutes; then none is left out as a warm-up.
+  """
 
   contenders: Sequence[str]
   shapes: Callable[[], Any]
   tiny: Callable[[], Any]
+  most: int | None = None
 
   def measure(self, args: argparse.Namespace) -> dict[str, Any]:
     shapes, cold = self.tiny() if args.quick else self.shapes(), {}
@@ -249,17 +253,19 @@ class First(NamedTuple):
       return seconds
 
     runs = {name: functools.partial(run, ALL[name], name) for name in self.contenders}
-    sampler = base.Sampler('first step', runs, max(2, args.rounds // 3), warm_up=0 if args.quick else 1)
+    rounds = self.most or max(2, args.rounds // 3)
+    sampler = base.Sampler('first step', runs, rounds, warm_up=0 if args.quick or self.most else 1)
     figures = ('trace', 'lower', 'compile', 'first')
     rows = {
       name: {
         'ms': {figure: sampler.summary(name, figure) for figure in figures},
         'cold_ms': cold[name],
-        'ratio': {figure: sampler.against(name, figure) for figure in figures},
+        'ratio': {f: {peer: sampler.ratio(name, peer, f) for peer in PEERS if peer in runs} for f in figures},
       }
       for name in runs
     }
-    return {'parameters': base.count(shapes), 'arrays': len(jax.tree.leaves(shapes)), 'rows': rows} | _of(sampler)
+    size = {'parameters': base.count(shapes), 'arrays': len(jax.tree.leaves(shapes))}
+    return {**size, 'rounds': rounds, 'rows': rows} | _of(sampler)
 
 
 class Blocks(NamedTuple):
@@ -308,6 +314,8 @@ SECTIONS: dict[str, Tree | First | Blocks] = {
   '1000x1K in one program': Tree(SMALL, flat(1024 * 1000, 1000), TINY, inner=20),
   '10000x1K': Tree((LOOP, base.ADAM, FUSED, 'torch AdamW, foreach'), flat(1024 * 10_000, 10_000), TINY),
   'first': First((LOOP, XLA, base.BELIEF, base.ADAM), transformer(256, 4096), TINY),
+  'first of 1,000': First((LOOP, XLA, base.BELIEF, base.ADAM), flat(1024 * 1000, 1000), TINY),
+  'first of 10,000': First((LOOP, base.BELIEF), flat(1024 * 10_000, 10_000), TINY, most=2),
   'blocks': Blocks([1 << n for n in range(11, 20, 2)], flat(25_000_000, 8), TINY),
   'eager': Tree((UPDATES, *OPTAX, *TORCH, *PACKAGES), transformer(64, 1024), TINY, eager=True),
 }
@@ -319,7 +327,9 @@ ABOUT = {
   '1000x1K': 'A step of 1,000 small arrays',
   '1000x1K in one program': 'The same, 20 steps in one program: without the arrays that enter and leave it',
   '10000x1K': 'A step of 10,000 small arrays',
-  'first': 'The time to the first step: trace, lower, compile and run, from empty caches',
+  'first': 'The time to the first step of a GPT-like tree: trace, lower, compile and run, from empty caches',
+  'first of 1,000': 'The same of 1,000 small arrays',
+  'first of 10,000': 'The same of 10,000 small arrays',
   'blocks': 'A step, jitted and donated, by blocks of so many elements',
   'eager': '`tx.update` outside of jit, and torch',
 }
@@ -371,7 +381,7 @@ def markdown(report: dict[str, Any]) -> str:
     about = f'{ABOUT[name]}: {section["parameters"]:,} float32 parameters in {section["arrays"]} arrays'
     busy = f'{section["rounds"]} rounds, other processes kept {section["other_processes_cores"]:.2f} cores busy'
     out += [f'## {name}', '', f'{about}. {section["date"]}, {busy}. {section["machine"]}', '']
-    out += [(_first_table if name == 'first' else _table)(section['rows']), '']
+    out += [(_first_table if isinstance(SECTIONS[name], First) else _table)(section['rows']), '']
     if missing := [n for n in SECTIONS[name].contenders if n not in section['rows']]:
       out += [f'Not installed, not measured: {", ".join(missing)}.', '']
   verdicts = [] if report['quick'] else [v for goal in GOALS if (v := _verdict(goal, report['sections']))]

@@ -1,6 +1,6 @@
 """What low-precision states and parameters save, and what they cost: bytes, rounding, training, speed.
 
-    python -m benchmarks.precision                     # all sections; about ten minutes
+    python -m benchmarks.precision                     # all sections; half an hour
     python -m benchmarks.precision --sections speed    # some of them; the figures of the others are kept
     python -m benchmarks.precision --quick             # a smoke test at tiny sizes; seconds
 

@@ -41,7 +41,7 @@ OURS, BELIEF, ADAM = 'belief_optax.adabelief', 'optax.adabelief', 'optax.adam'
 CONTENDERS: dict[str, Callable[[], optax.GradientTransformation]] = {
   OURS: lambda: bo.adabelief(LR),
   'belief_optax.adabelief, weight decay': lambda: bo.adabelief(LR, weight_decay=DECAY),
-  'belief_optax.adabelief, rectify=False': lambda: bo.adabelief(LR, rectify=False),
+  'belief_optax.adabelief, rectify=True': lambda: bo.adabelief(LR, rectify=True),
   'belief_optax.adam': lambda: bo.adam(LR),
   'belief_optax.adamw': lambda: bo.adamw(LR, weight_decay=DECAY),
   'belief_optax.radam': lambda: bo.radam(LR),

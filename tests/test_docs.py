@@ -57,8 +57,8 @@ def sections(docstring):
 
 
 def entries(section):
-  """The names that a section like Args or Attributes explains, in order."""
-  return re.findall(r'^  (\*{0,2}\w+)(?: \([^)]*\))?: \S', section, re.MULTILINE)
+  """The names that a section like Args or Attributes explains, in order; a word alone explains nothing."""
+  return re.findall(r'^  (\*{0,2}\w+)(?: \([^)]*\))?: \S+ \S', section, re.MULTILINE)
 
 
 @pytest.mark.parametrize('name', DOCUMENTED)

@@ -33,7 +33,7 @@ def current() -> Mode:
 
 @contextlib.contextmanager
 def use(mode: Mode) -> Iterator[None]:
-  """Chooses how steps are run inside of a `with` block; the numbers are the same.
+  """Chooses how steps are run inside of a `with` block; the numbers are the same, but for the order of a sum.
 
   It is read when a step is traced: a step that was compiled before keeps its way. The environment variable
   `BELIEF_OPTAX_EXECUTION` chooses for a whole process.

@@ -30,8 +30,7 @@ def ademamix(
 
   with the moments of `adam`; $\alpha'$ is `alpha`. With `warmup_steps` T both `alpha` and the half-life of the slow
   mean rise linearly over T steps (`slow_mean` has the equations). The paper sets T to the number of all steps;
-  without it, early steps are large. `optax.contrib.ademamix` takes two schedules instead; it has alpha=6.0 by
-  default.
+  without it, early steps are large. `optax.contrib.ademamix` takes two schedules instead.
 
   AdaBelief in the same way: `slow_mean` before `precondition`.
 

@@ -38,7 +38,7 @@ def padam(
     b2: decay rate of the second moment: a number in [0, 1), a scalar array or a schedule.
     eps: added to the root: 0 or a finite number >= 1.175e-38, a scalar array or a schedule.
     partial: p, 1/2 for AMSGrad: a number in (0, 0.5], a scalar array or a schedule.
-    amsgrad: x.
+    amsgrad: whether the second moment is replaced by its largest value so far, as in the paper.
     weight_decay: weight decay w (0 for none): a finite number >= 0, a scalar array or a schedule.
     weight_decay_mask: what decays: a tree of bools, a prefix of one, or a callable `params -> mask`; None for all.
     weight_decay_mode: how parameters decay: by the learning rate times w (`'decoupled'`), through the gradient

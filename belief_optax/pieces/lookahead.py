@@ -1,4 +1,4 @@
-"""What goes around a whole optimizer: slow weights, and how complex numbers are read."""
+"""What goes around a whole optimizer: slow weights."""
 
 from typing import Any
 

@@ -1,6 +1,6 @@
 """Where the state of an optimizer lives on a mesh: with its parameters, or split over the devices that share them.
 
-Updates are elementwise, so XLA runs them wherever the arrays are. What it cannot know is where the state should be
+Most updates are elementwise, so XLA runs them wherever the arrays are. What it cannot know is where the state should be
 created: zeros do not depend on the parameters, so a plain `jax.jit(tx.init)` puts a full copy on every device.
 
 - `state_shardings` says where each array of a state belongs, `init_sharded` creates the state there, and

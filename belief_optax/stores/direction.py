@@ -70,7 +70,7 @@ def from_direction_code(code: jax.Array) -> jax.Array:
 
 @dataclasses.dataclass(frozen=True)
 class Int8(Packed16):
-  r"""Keeps a mean and a second moment in ONE uint16, 8 bits each: 2 bytes per parameter for both.
+  r"""Keeps a mean and a second moment in ONE uint16, in 7 and 9 bits: 2 bytes per parameter for both.
 
   The mean m is kept as r = m / sqrt(v), relative to the second moment v as it is kept: a sign and 6 bits that are fine
   near 0 and reach to 7.5. The second moment has 4 codes per factor of 2, from 2^-80 to 2^46. Each element is on its
