@@ -18,7 +18,7 @@ from jax.core import Tracer
 from jax.typing import DTypeLike
 
 from belief_optax import execution
-from belief_optax.core import arguments, dtypes
+from belief_optax.core import arguments, dtypes, watching
 from belief_optax.core.piece import comparable
 from belief_optax.one_pass import step as step_of
 from belief_optax.sharding.placement import varying_axes
@@ -135,12 +135,13 @@ class _Update:
     numbers = all(arguments.is_array(x) or isinstance(x, float) for x in jax.tree.leaves(extra))
     if traced or not numbers:  # in a trace there is nothing to compile; what is no number cannot be an argument
       return self.guard.advance(params, state, grads, extra, applies)
-    return self._compiled(execution.current(), params, state, grads, extra, applies)
+    # Who watches sees a step while it is traced: what was compiled unseen is not the same.
+    return self._compiled((execution.current(), watching.watched()), params, state, grads, extra, applies)
 
   @functools.cached_property
   def _compiled(self) -> Any:
     """The step, compiled: an eager `cond` would be compiled at every call. It lives as long as this does."""
-    run = lambda _mode, *args: self.guard.advance(*args)
+    run = lambda _how, *args: self.guard.advance(*args)
     return jax.jit(run, static_argnums=(0, 5))
 
   def __getstate__(self) -> dict[str, Any]:

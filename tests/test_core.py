@@ -937,3 +937,11 @@ def test_traced_helper_counts_traces():
   f(jnp.ones(2))
   f(jnp.ones(3))
   assert len(traces) == 2
+
+
+def test_numpy_parameters_of_64_bits_are_taken_as_jax_takes_them():
+  """Without a warning, which here would be an error."""
+  p = {'w': np.ones(3)}
+  state = bo.adabelief(0.1).init(p)
+  assert state.slots['nu']['w'].dtype == jnp.float32
+  assert bo.adabelief(0.1).update(p, state, p)[0]['w'].dtype == jnp.float32

@@ -116,10 +116,42 @@ def test_r_t_is_that_of_the_paper():
     (bo.adam(optax.linear_schedule(0.5, 0.0, 10)), 'learning rate', 0.5),
     (bo.sgd(0.1, momentum=0.9), 'half-life of decay', math.log(0.5, 0.9)),
     (bo.compose(bo.adam(1e-3), bo.average_params(0.99)), 'half-life of ema_decay', math.log(0.5, 0.99)),
+    (bo.ademamix(1e-3), 'half-life of b3', math.log(0.5, 0.9999)),
+    (bo.adabelief(1e-3, max_step=10.0), 'longest direction', 10),
   ],
 )
 def test_constants_of_others(tx, name, value):
   assert constants(tx)[name] == pytest.approx(value)
+
+
+@pytest.mark.parametrize('mode', ['decoupled', 'fixed', 'independent', 'cautious', 'proximal'])
+@pytest.mark.parametrize('make', [bo.adamw, bo.sgd, bo.lion, bo.adopt, bo.laprop, bo.padam, bo.adam_atan2, bo.adamax])
+def test_the_half_life_of_a_parameter_is_that_of_a_training(make, mode):
+  tx, params = make(0.1, weight_decay=0.2, weight_decay_mode=mode), jnp.ones(1)
+  steps, state = 0, tx.init(params)
+  while float(params[0]) > 0.5:
+    updates, state = tx.update(jnp.zeros(1), state, params)
+    params, steps = params + updates, steps + 1
+  assert math.ceil(constants(tx)['half-life of a parameter']) == steps
+
+
+@pytest.mark.parametrize(
+  'tx',
+  [
+    bo.lamb(1e-3, weight_decay=0.1),  # decays by the learning rate, whatever the weight decay is
+    bo.compose(bo.adamw(1e-3, weight_decay=0.1), bo.lookahead()),
+    bo.adamw(1e-3, weight_decay=0.1, weight_decay_mode='l2'),
+  ],
+)
+def test_no_half_life_of_a_parameter_is_said_where_more_than_decay_moves_it(tx):
+  assert 'half-life of a parameter' not in constants(tx)
+
+
+def test_the_rates_of_lion_are_those_of_its_mean():
+  (part,) = diagnostics.describe(bo.lion(1e-4)).parts
+  assert [(c.name, c.meaning) for c in part.constants if 'half-life' in c.name] == [
+    ('half-life of b2', 'steps, until a gradient has half of its weight')
+  ]
 
 
 @pytest.mark.parametrize(
@@ -161,6 +193,17 @@ def test_recipes_are_found_inside_of_chains_groups_and_wrappers():
   assert [part.group for part in found.parts] == ["'*bias'", 'default']
   assert [part.before for part in found.parts] == [(), ('clip_by_global_norm',)]
   assert [len(part.steps) for part in found.parts] == [1, 5]
+
+
+def test_what_stands_around_a_recipe_has_its_name():
+  assert diagnostics.describe(bo.skip_unhealthy(bo.accumulate(bo.adam(0.1), 2))).wrappers == (
+    'skip_unhealthy',
+    'accumulate',
+  )
+  chain = optax.chain(bo.clip_direction(1.0), bo.accumulate(bo.sgd(1.0), 2), bo.scale_by_belief(), bo.sgd(0.1))
+  (part,) = diagnostics.describe(chain).parts
+  belief = 'first_moment, belief, bias_correct, precondition'
+  assert part.before == ('clip_direction', 'accumulate', belief)
 
 
 @pytest.mark.parametrize('row', ALGORITHM_ROWS, ids=str)
@@ -301,12 +344,19 @@ class Clip(bo.Line):
     return x.redirect(jnp.clip(x.u, -1, 1))
 
 
+@pytest.mark.parametrize('make', [bo.laprop, bo.adopt])
+def test_a_mean_of_directions_is_no_belief(make):
+  assert 'residual_to_gradient' not in measured(diagnostics.measure(make(0.1)))
+
+
 @pytest.mark.parametrize('clip', [bo.piece(Clip), lambda: bo.clip_direction(1.0)])
 def test_the_share_of_elements_that_a_line_has_clipped(clip):
   tx = bo.compose(clip(), bo.scale_by_learning_rate(1.0))
   expected = np.mean(np.abs(flat(GRADS[-1])) > 1)
   assert 0 < expected < 1
   assert measured(diagnostics.measure(tx))['capped_share'] == pytest.approx(expected)
+  inside = {'w': np.array([0.5, np.nan, 0.1]), 'b': np.ones(1)}
+  assert measured(diagnostics.measure(tx), inside, [inside])['capped_share'] == 0
 
 
 @pytest.mark.parametrize('dtype', [FULL('float32'), 'bfloat16', FULL('float16')])
@@ -719,6 +769,16 @@ def test_bad_arguments_are_refused(arguments, error, words):
 def test_a_recipe_in_a_program_of_its_own_cannot_be_seen(wrap):
   with pytest.raises(ValueError, match='put measure inside of it'):
     measured(diagnostics.measure(wrap(bo.adam(1e-3))))
+
+
+@pytest.mark.parametrize('wrap', [bo.skip_unhealthy, lambda tx: bo.accumulate(tx, 2)])
+def test_a_guard_that_was_compiled_before_is_not_seen_either(wrap):
+  guard = wrap(bo.adam(1e-3))
+  measure, params = diagnostics.measure(guard), as_arrays(PARAMS)
+  for _ in range(2):
+    with pytest.raises(ValueError, match='put measure inside of it'):
+      measure.update(params, measure.init(params), params)
+    guard.update(params, guard.init(params), params)
 
 
 def test_other_states_are_refused():

@@ -213,6 +213,13 @@ def test_param_groups_are_read_from_the_lines(tx, expected):
   assert {name: group[name] for name in expected} == expected
 
 
+class Bounded(bo.Line):
+  """A line of the user's, of which torch knows nothing."""
+
+  def step(self, x, k):
+    return x.redirect(jnp.clip(x.u, -1, 1))
+
+
 @pytest.mark.parametrize(
   ('tx', 'words'),
   [
@@ -220,6 +227,8 @@ def test_param_groups_are_read_from_the_lines(tx, expected):
     (bo.adamw(SCHEDULE, weight_decay=0.1, weight_decay_mode='independent'), 'independent'),
     (bo.adamw(1e-3, weight_decay_mode='cautious'), r'no hyperparameter of torch says add_cautious_decay\('),
     (bo.adamw(1e-3, weight_decay_mode='proximal'), r'no hyperparameter of torch says proximal_decay\('),
+    (bo.compose(bo.clip_direction(1.0), bo.adam(1e-3)), r'no hyperparameter of torch says clip_direction\('),
+    (bo.compose(bo.adam(1e-3), bo.piece(Bounded)()), r'no hyperparameter of torch says bounded\('),
   ],
 )
 def test_param_groups_that_torch_has_no_word_for(tx, words):
@@ -1249,6 +1258,10 @@ def test_complex_warm_starts(make):
     (bo.adam(0.1, b1=0.0), bo.adabelief(0.1), 'b1 must be > 0'),
     (presets.torch.rmsprop(momentum=0.5), presets.timm.rmsprop_tf(momentum=0.5), 'scaled by the learning rate'),
     (presets.timm.rmsprop_tf(momentum=0.5), presets.torch.rmsprop(momentum=0.5), 'scaled by the learning rate'),
+    (bo.adam(0.1), bo.laprop(0.1), 'tx_from is one of gradients, that of tx_to is one of directions'),
+    (bo.laprop(0.1), bo.adam(0.1), 'tx_from is one of directions, that of tx_to is one of gradients'),
+    (bo.adam(0.1), bo.adan(0.1), 'the gradient of the step before'),
+    (bo.adam(0.1), bo.mars(0.1), 'the gradient of the step before'),
   ],
 )
 def test_warm_starts_that_make_no_sense(tx_from, tx_to, message):

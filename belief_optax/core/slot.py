@@ -32,7 +32,7 @@ class Slot(NamedTuple):
 
   def init(self, p: Any, pairs: bool = False) -> jax.Array:
     """The array for a parameter. With `pairs` a complex parameter, and what is kept of it, is two real ones."""
-    dtype = jnp.promote_types(dtypes.of(p), jnp.float32)
+    dtype = jnp.promote_types(jax.dtypes.canonicalize_dtype(dtypes.of(p)), jnp.float32)  # NumPy's float64 too
     if self.real and (not pairs or self.dtype is not None):
       dtype = jnp.finfo(dtype).dtype
     if self.dtype is not None:

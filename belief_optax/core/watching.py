@@ -51,6 +51,11 @@ def _looking(look: Look | None) -> Iterator[None]:
     _look.reset(token)
 
 
+def watched() -> bool:
+  """Whether somebody watches."""
+  return _look.get() is not None
+
+
 def seen(plan: Any, arrays: Any) -> Any:
   """The arrays of a step, after whoever watches has seen them."""
   look = _look.get()

@@ -14,13 +14,18 @@ from belief_optax.conversions import floor_of, matched_learning_rate
 from belief_optax.core import Line, Recipe
 from belief_optax.core.clock import show
 from belief_optax.pieces.bias import BiasCorrect
-from belief_optax.pieces.decay import AddDecayedWeights
+from belief_optax.pieces.clipping import ClipDirection
+from belief_optax.pieces.decay import AddCautiousDecay, AddDecayedWeights, ProximalDecay
+from belief_optax.pieces.directions import InterpolatedMean
 from belief_optax.pieces.moments import Belief, FirstMoment, SecondMoment
 from belief_optax.pieces.rectify import Rectify
+from belief_optax.pieces.rounding import RoundUpdates
 from belief_optax.pieces.scaling import AddEpsRoot, Precondition, Scale, ScaleByLearningRate
 from belief_optax.stores.convert import state_bytes
 
-_RATES = {'b1': 'a gradient', 'b2': 'a square', 'decay': 'a gradient', 'ema_decay': 'a parameter'}
+_RATES = {'b1': 'a gradient', 'b2': 'a square', 'b3': 'a gradient', 'decay': 'a gradient', 'ema_decay': 'a parameter'}
+_OWN_RATES: dict[type[Line], dict[str, str]] = {InterpolatedMean: {'b2': 'a gradient'}}  # its b1 is no average's
+_DECAYS = (AddCautiousDecay, AddDecayedWeights, ProximalDecay)
 _ONE = jax.ShapeDtypeStruct((1024, 1024), jnp.float32)  # a parameter like many, to count the bytes of each
 L = TypeVar('L', bound=Line)
 
@@ -96,7 +101,7 @@ def _learning_rates(lines: Sequence[Line]) -> Iterator[Constant]:
 def _half_lives(lines: Sequence[Line]) -> Iterator[Constant]:
   said = set()
   for line in lines:
-    for name, what in _RATES.items():
+    for name, what in _OWN_RATES.get(type(line), _RATES).items():
       rate = line.fields().get(name)
       if rate is None or (name, str(rate)) in said:  # several lines are told the same rate
         continue
@@ -141,7 +146,10 @@ def _denominator(lines: Sequence[Line]) -> Iterator[Constant]:
         return
       least = math.sqrt(under + eps_root) + eps
       yield Constant('least denominator', least, 'where the root of nu is below it, eps sets the length of the step')
-      if least > 0 and _of(lines, Belief):
+      limits = [_number(x.limit) for x in _of(lines[lines.index(line) :], ClipDirection)]
+      if limits and None not in limits:
+        yield Constant('longest direction', min(x for x in limits if x is not None), 'of an element: it is clipped')
+      elif least > 0 and _of(lines, Belief):
         yield Constant('longest direction', 1 / least, 'times |g|: the limit for a gradient that never changes')
 
 
@@ -181,19 +189,30 @@ def _matched(lines: Sequence[Line]) -> Iterator[Constant]:
 
 
 def _decay(lines: Sequence[Line]) -> Iterator[Constant]:
-  """Half-life of a parameter without gradient: of decay behind the preconditioner, which is decoupled."""
-  behind = next((i for i, line in enumerate(lines) if isinstance(line, Precondition)), len(lines))
+  """Half-life of a parameter without gradient: of decay that only learning rates and other factors follow."""
   for i, line in enumerate(lines):
-    if not isinstance(line, AddDecayedWeights) or i < behind:
+    if not isinstance(line, _DECAYS):
       continue
-    after = [x.learning_rate for x in _of(lines[i:], ScaleByLearningRate)] + [x.factor for x in _of(lines[i:], Scale)]
-    factors = [_number(x) for x in (line.weight_decay, line.multiplier, *after)]
-    strength = None if None in factors else abs(math.prod(x for x in factors if x is not None))
-    if strength is None:
-      yield Constant('half-life of decay', None, 'of a parameter without gradient: follows a schedule or an array')
-    elif 0 < strength < 1:
-      steps = math.log(2) / -math.log1p(-strength)
-      yield Constant('half-life of a parameter', steps, 'steps, where no gradient arrives and weight decay acts alone')
+    factors = [line.weight_decay, line.multiplier]
+    for other in lines[i + 1 :]:
+      if isinstance(other, ScaleByLearningRate):
+        factors.append(other.learning_rate)
+      elif isinstance(other, Scale):
+        factors.append(other.factor)
+      elif not isinstance(other, (*_DECAYS, RoundUpdates)):  # a moment, a norm or a slow mean makes another decay of it
+        break
+    else:
+      yield from _half_life(isinstance(line, ProximalDecay), [_number(x) for x in factors])
+
+
+def _half_life(divides: bool, factors: Sequence[float | None]) -> Iterator[Constant]:
+  known = [x for x in factors if x is not None]
+  strength = abs(math.prod(known))
+  if len(known) < len(factors):
+    yield Constant('half-life of a parameter', None, 'without gradient: follows a schedule or an array')
+  elif strength > 0 and (divides or strength < 1):
+    steps = math.log(2) / (math.log1p(strength) if divides else -math.log1p(-strength))
+    yield Constant('half-life of a parameter', steps, 'steps, where no gradient arrives and weight decay acts alone')
 
 
 def _bytes(recipe: Recipe) -> Iterator[Constant]:

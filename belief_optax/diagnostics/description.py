@@ -161,7 +161,7 @@ def _find(tx: Any, group: str, wrappers: list[str], found: list[tuple[str, tuple
     ):
       _find(one, pattern, wrappers, found)
   elif inner := _inside(update):
-    wrappers.append(snake(type(tx).__name__))
+    wrappers.append(_title(tx, update))
     _find(inner, group, wrappers, found)
   else:
     found.append((group, tuple(before), recipe_in(tx)))
@@ -182,9 +182,16 @@ def _part(group: str, before: tuple[str, ...], recipe: Recipe) -> Part:
   return Part(group, before, steps, repr(recipe.store), tuple(constants_of(recipe)))
 
 
+def _title(tx: Any, update: Any) -> str:
+  """The name of a wrapper of this package: that of its guard, or of its class."""
+  return getattr(getattr(update, 'guard', None), 'name', '') or snake(type(tx).__name__)
+
+
 def _name(update: Any) -> str:
-  """The name of a transformation of optax, whose update is a closure, or of a wrapper of ours."""
-  name = getattr(update, '__qualname__', type(update).__qualname__).partition('.')[0]
+  """The name of a link: the lines of a recipe, a wrapper of ours, or a transformation of optax, a closure."""
+  if lines := getattr(update, 'lines', None):
+    return ', '.join(line.name for line in lines)
+  name = getattr(update, '__qualname__', '').partition('.')[0] or _title(update, update)
   if name == optax.with_extra_args_support.__name__:  # it says nothing of itself: what it holds does
     cells = dict(zip(update.__code__.co_freevars, update.__closure__ or (), strict=True))
     return _name(cells['tx'].cell_contents.update) if 'tx' in cells else name

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from belief_optax import formulas
 from belief_optax.core import Leaf, Line, Rule, dtypes
 from belief_optax.core.watching import Watch
+from belief_optax.pieces.directions import AverageDirection
 from belief_optax.pieces.moments import Belief
 from belief_optax.pieces.rectify import Rectify
 from belief_optax.pieces.scaling import AddEpsRoot, Precondition, ScaleByLearningRate
@@ -67,7 +68,7 @@ def probe(line: Line, k: Any, before: Leaf, after: Leaf, t: Any) -> Mapping[str,
     0.5
   """
   del k, t
-  return {'capped': before.u != after.u} if line.caps else {}
+  return {'capped': (before.u != after.u) & (before.u == before.u)} if line.caps else {}  # a NaN is not capped
 
 
 @probe.register
@@ -129,8 +130,10 @@ class Notes(Watch):
     self.step = step
     self.sums = Sums({}, {})
     self._seen: dict[str, Any] = {}
+    self._expects = True  # whether the mean is one of gradients
 
   def line(self, line: Any, k: Any, before: Any, after: Any) -> None:
+    self._expects &= not isinstance(line, AverageDirection)
     for name, value in probe(line, k, before, after, self.step).items():
       old = self._seen.get(name)
       if old is None or name == 'direction':  # that of the learning rate which comes last
@@ -149,7 +152,7 @@ class Notes(Watch):
 
   def end(self, x: Any) -> None:
     weights: dict[str, Any] = {}
-    if 'mu' in x.slots:
+    if 'mu' in x.slots and self._expects:
       weights |= {'residual': squares(x.g - x.slots['mu']), 'seen': squares(x.g)}
     for name, value in self._seen.items():
       if name in ('direction', 'surprise'):

@@ -58,6 +58,7 @@ def dump_state(
     Problems(),
   )
   check_state(state, tx, params)
+  known = reading.entries  # first: a slot without a name is worse than a hyperparameter without one
   groups = _groups(state, reading, bind(names, params, Problems()), like)
   pairs = pair(names, params, names_of(groups, by_name(names)), problems, ignore)
   bound = pairs.complete(problems)
@@ -67,7 +68,8 @@ def dump_state(
   slots = {name: jax.tree.leaves(tree) for name, tree in decode_state(state, tx).slots.items()}
   if int(state.count) == 0 and reading.first((HeavyBall, 'first'), default=None) == 'undampened':
     del slots['momentum']  # torch's first buffer is the gradient only if there is none before
-  entries = {i: _dump_entry({n: leaves[b.index] for n, leaves in slots.items()}, b, reading) for i, b in bound.items()}
+  of = lambda b: {n: leaves[b.index] for n, leaves in slots.items()}
+  entries = {i: _dump_entry(of(b), b, reading, known) for i, b in bound.items()}
   numbers = _dump_numbers(state, reading)
   return {
     'state': {
@@ -122,13 +124,15 @@ def _torch_array(leaf: Any, b: Bound) -> np.ndarray:
   return np.array(b.name.to_torch(np.asarray(leaf)), order='C')
 
 
-def _dump_entry(slots: Mapping[str, Any], b: Bound, reading: Reading) -> dict[str, np.ndarray]:
+def _dump_entry(
+  slots: Mapping[str, Any], b: Bound, reading: Reading, known: Mapping[str, str]
+) -> dict[str, np.ndarray]:
   """The arrays of one parameter."""
   arrays = {slot: _torch_array(leaf, b) for slot, leaf in slots.items()}
   if reading.has(CenteredMoment):
     nu, mu = arrays['nu'], arrays['mu']
     arrays['nu'] = by_parts(lambda v, m: v + m**2, *map(wide, (nu, mu))).astype(nu.dtype)
-  return {name: arrays[slot] for slot, name in reading.entries.items() if slot in arrays}
+  return {name: arrays[slot] for slot, name in known.items() if slot in arrays}
 
 
 def _dump_numbers(state: State, reading: Reading) -> dict[str, Any]:

@@ -9,16 +9,17 @@ from belief_optax import formulas
 from belief_optax.core import Line, Recipe, State, arguments
 from belief_optax.optimizers.descend import Relative
 from belief_optax.pieces.bias import BiasCorrect, BiasCorrectStep, RawMean
-from belief_optax.pieces.decay import AddCautiousDecay, AddDecayedWeights, ProximalDecay
+from belief_optax.pieces.complex import ComplexAsReals
+from belief_optax.pieces.decay import AddDecayedWeights
 from belief_optax.pieces.lookahead import Lookahead
 from belief_optax.pieces.moments import AccumulateSquares, Belief, CenteredMoment, FirstMoment, RunningMax, SecondMoment
 from belief_optax.pieces.momentum import HeavyBall, Nesterov
 from belief_optax.pieces.normalizing import PreconditionAtan2, PreconditionPartial, Sign
-from belief_optax.pieces.norms import ClipArrayNorm, KeepNorm, TrustRatio
+from belief_optax.pieces.norms import ClipArrayNorm, TrustRatio
 from belief_optax.pieces.rectify import Rectify
-from belief_optax.pieces.reductions import Cautious
-from belief_optax.pieces.scaling import Precondition, Scale, ScaleByLearningRate
-from belief_optax.presets.ranger_adabelief import StoreEpsWhenTractable
+from belief_optax.pieces.reductions import Cautious, Centralize
+from belief_optax.pieces.scaling import AddEpsRoot, Precondition, Scale, ScaleByLearningRate
+from belief_optax.presets.ranger_adabelief import KeepDirectionWhileYoung, MeanWhileYoung, StoreEpsWhenTractable
 from belief_optax.presets.timm import Corrected
 from belief_optax.presets.torch import InverseTime, MomentumSchedule
 from belief_optax.stores.convert import check_fit
@@ -41,8 +42,12 @@ _ENTRIES: dict[str, dict[type[Line], str]] = {
 RECOMPUTED = frozenset({'rho_inf', 'rho_t'})
 # Lines of optimizers whose state in torch's packages looks like Adam's and means something else (LARS), or has more.
 _FOREIGN = (ClipArrayNorm, PreconditionAtan2, PreconditionPartial, Sign, TrustRatio)
-# Lines that keep nothing, and that no hyperparameter of torch's packages speaks of.
-_UNSPOKEN = (AddCautiousDecay, KeepNorm, ProximalDecay)
+# Lines that hyperparameters of torch's packages speak of, or that their optimizers have without a word.
+_SPOKEN = (
+  AccumulateSquares, AddDecayedWeights, AddEpsRoot, Belief, BiasCorrect, BiasCorrectStep, Cautious, CenteredMoment,
+  Centralize, ComplexAsReals, FirstMoment, HeavyBall, KeepDirectionWhileYoung, Lookahead, MeanWhileYoung, Nesterov,
+  Precondition, RawMean, Rectify, RunningMax, Scale, ScaleByLearningRate, SecondMoment, StoreEpsWhenTractable,
+)  # fmt: skip
 _MOMENTS = (FirstMoment, SecondMoment, CenteredMoment, AccumulateSquares, HeavyBall)
 
 Field = tuple[type[Line], str]  # a hyperparameter: a kind of line, and the name of its field
@@ -157,7 +162,7 @@ class Reading:
       raise ValueError('BertAdam keeps an object, its schedule, in its param_groups: pass the optimizer as like.')
     if self.first((AddDecayedWeights, 'mask'), default=None) is not None:
       raise ValueError('tx masks its weight decay, which is two param_groups in torch: pass the optimizer as like.')
-    if unspoken := [line for line in self.lines if isinstance(line, _UNSPOKEN)]:
+    if unspoken := [line for line in self.lines if not isinstance(line, _SPOKEN)]:
       raise ValueError(f'no hyperparameter of torch says {unspoken[0]!r}: pass the optimizer as like.')
     number = lambda *fields: self.number(*fields, count=count)
     options: dict[str, Any] = {

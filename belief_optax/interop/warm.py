@@ -14,6 +14,7 @@ from belief_optax.core.arguments import at
 from belief_optax.interop.reading import Reading, check_state, lines_of
 from belief_optax.interop.values import by_parts
 from belief_optax.pieces.bias import BiasCorrect
+from belief_optax.pieces.directions import AverageDirection
 from belief_optax.pieces.moments import AccumulateSquares, Belief, CenteredMoment, FirstMoment, RunningMax, SecondMoment
 from belief_optax.pieces.momentum import HeavyBall
 from belief_optax.pieces.scaling import ScaleByLearningRate
@@ -57,7 +58,8 @@ def warm_start(state: State, tx_from: Any, tx_to: Any, params: Any) -> State:
 
   Raises:
     ValueError: if the second moments cannot be converted (one is a sum, or stands without a mean, or is missing), if
-      the state is not that of `tx_from`, or if only one of both has the learning rate in its momentum.
+      the state is not that of `tx_from`, if only one of both has the learning rate in its momentum or a mean of
+      directions (LaProp, ADOPT), or if `tx_to` needs the gradient of the step before (Adan, MARS) and it is not there.
     TypeError: if one of both is no recipe, or the state no `State`.
 
   Example:
@@ -76,6 +78,7 @@ def warm_start(state: State, tx_from: Any, tx_to: Any, params: Any) -> State:
   ages = {name: _age_after(target, name, state, age) for name, age in fresh.ages.items()}
   new = State(state.count, slots, ages)
   _check_momentum(reading, target)
+  _check_means(reading, target)
   kinds = _kind(reading), _kind(target)
   if kinds[0] != kinds[1]:
     slots['nu'] = jax.tree.map(_conversion(reading, state, target, new), state.slots['nu'], state.slots['mu'])
@@ -117,6 +120,19 @@ def _check_momentum(reading: Reading, target: Reading) -> None:
     raise ValueError(
       f'the momentum of tx_from is {words[0]}scaled by the learning rate, that of tx_to is {words[1]}so.'
     )
+
+
+def _check_means(reading: Reading, target: Reading) -> None:
+  """Both means must be of gradients, or both of directions; and a gradient of the step before must be there."""
+  words = ['directions' if r.has(AverageDirection) else 'gradients' for r in (reading, target) if _keeps(r, 'mu')]
+  if len(set(words)) > 1:
+    raise ValueError(f'the mean of tx_from is one of {words[0]}, that of tx_to is one of {words[1]}.')
+  if _keeps(target, 'last') and not _keeps(reading, 'last'):
+    raise ValueError('tx_to needs the gradient of the step before (last), which tx_from does not keep: begin anew.')
+
+
+def _keeps(reading: Reading, name: str) -> bool:
+  return any(slot.name == name for line in reading.lines for slot in line.slots)
 
 
 def _check_complex(slots: Any, fresh: Any) -> None:
