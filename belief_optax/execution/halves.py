@@ -15,7 +15,6 @@ from jax.extend import core as jax_core
 
 # JAX annotates the fields of a jaxpr differently from version to version.
 make_jaxpr: Any = jax.make_jaxpr
-ClosedJaxpr: Any = jax_core.ClosedJaxpr  # pyright: ignore[reportPrivateImportUsage]
 Literal = jax_core.Literal
 
 
@@ -59,5 +58,5 @@ def _second(rule: Callable[..., Any], structure: Any, avals: tuple[Any, ...]) ->
   if needed - made - {*invars} - {*jaxpr.constvars}:
     return None
   jaxpr = jaxpr.replace(invars=invars, eqns=equations[::-1])
-  run = jax.jit(jax_core.jaxpr_as_fun(ClosedJaxpr(jaxpr, closed.consts)))
+  run = jax.jit(jax_core.jaxpr_as_fun(type(closed)(jaxpr, closed.consts)))
   return lambda *args: run(*jax.tree.leaves(args))[0]

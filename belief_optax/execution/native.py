@@ -7,6 +7,7 @@ and the one that is finished last completes the future that XLA was given. No th
 import ctypes
 import functools
 import hashlib
+import importlib
 import importlib.resources
 import threading
 from collections.abc import Callable, Sequence
@@ -41,11 +42,15 @@ class Loop(NamedTuple):
   text: str
 
 
+def _llvm() -> Any:
+  return importlib.import_module('llvmlite.binding')
+
+
 @functools.cache
 def available() -> str:
   """Why no loop can be compiled in this process; '' if it can."""
   try:
-    import llvmlite.binding as llvm  # pyright: ignore[reportMissingImports]
+    llvm = _llvm()
   except ImportError as e:
     return f'llvmlite is not installed ({e}): pip install "belief_optax[cpu]"'
   if llvm.llvm_version_info < OLDEST_LLVM:
@@ -63,8 +68,7 @@ _lock = threading.RLock()
 @functools.cache
 def _engine() -> Any:
   """LLVM for this machine."""
-  import llvmlite.binding as llvm  # pyright: ignore[reportMissingImports]
-
+  llvm = _llvm()
   llvm.initialize_native_target()
   llvm.initialize_native_asmprinter()
   return llvm
