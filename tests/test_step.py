@@ -323,10 +323,11 @@ def test_in_a_train_state():
 
 def test_in_an_nnx_optimizer():
   nnx = pytest.importorskip('flax.nnx')
+  as_pure = nnx.as_pure if hasattr(nnx, 'as_pure') else nnx.pure  # its older name
 
   class Optimizer(nnx.Optimizer):
     def update(self, model, grads, **extra):
-      params, state, grads = (nnx.as_pure(x) for x in (nnx.state(model, self.wrt), self.opt_state, grads))
+      params, state, grads = (as_pure(x) for x in (nnx.state(model, self.wrt), self.opt_state, grads))
       params, state = bo.step(self.tx, params, state, grads, **extra)
       nnx.update(model, params)
       nnx.update(self.opt_state, nnx.state(state))
