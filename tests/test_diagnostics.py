@@ -147,6 +147,11 @@ def test_no_half_life_of_a_parameter_is_said_where_more_than_decay_moves_it(tx):
   assert 'half-life of a parameter' not in constants(tx)
 
 
+def test_a_limit_that_varies_is_no_number():
+  (part,) = diagnostics.describe(bo.adabelief(1e-3, max_step=optax.constant_schedule(3.0))).parts
+  assert [(c.value, 'follows' in c.meaning) for c in part.constants if c.name == 'longest direction'] == [(None, True)]
+
+
 def test_the_rates_of_lion_are_those_of_its_mean():
   (part,) = diagnostics.describe(bo.lion(1e-4)).parts
   assert [(c.name, c.meaning) for c in part.constants if 'half-life' in c.name] == [

@@ -146,9 +146,13 @@ def _denominator(lines: Sequence[Line]) -> Iterator[Constant]:
         return
       least = math.sqrt(under + eps_root) + eps
       yield Constant('least denominator', least, 'where the root of nu is below it, eps sets the length of the step')
-      limits = [_number(x.limit) for x in _of(lines[lines.index(line) :], ClipDirection)]
-      if limits and None not in limits:
-        yield Constant('longest direction', min(x for x in limits if x is not None), 'of an element: it is clipped')
+      if clips := _of(lines[lines.index(line) :], ClipDirection):
+        limits = [_number(clip.limit) for clip in clips]
+        known = [x for x in limits if x is not None]
+        if len(known) == len(limits):
+          yield Constant('longest direction', min(known), 'of an element: it is clipped')
+        else:
+          yield _varies('longest direction', clips[limits.index(None)].limit)
       elif least > 0 and _of(lines, Belief):
         yield Constant('longest direction', 1 / least, 'times |g|: the limit for a gradient that never changes')
 
